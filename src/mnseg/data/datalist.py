@@ -1,0 +1,119 @@
+"""The datalist: which scan is labeled, unlabeled, for validation, for testing.
+
+A datalist is MONAI-style JSON: ``{"labeled": [{"image": p, "label": p}], "unlabeled": [{"image": p}], "validation":
+[…], "testing": […], "class_names": ["background", …]}``. Unlabeled items have no label; an optional "hidden_label"
+serves only to log the Dice of pseudo-labels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mnseg.data.volume_io import case_id, through_plane_axis
+from mnseg.errors import UserError
+
+__all__ = ["SPLITS", "load_datalist", "resolve_datalist", "through_plane_axis", "write_datalist"]
+
+SPLITS = ("labeled", "unlabeled", "validation", "testing")
+PATH_KEYS = ("image", "label", "hidden_label")
+_ALIASES = {"training": "labeled", "test": "testing"}  # the names that MONAI's Decathlon-style lists use
+
+
+def load_datalist(path: str | os.PathLike, dataset_dir: str | os.PathLike | None = None) -> dict[str, Any]:
+    """Read a datalist and make its paths absolute.
+
+    A relative path is looked for in ``dataset_dir`` first, then beside the datalist. MONAI's own names are taken
+    too: "training" for "labeled", "test" for "testing", and plain strings for items that have only an image.
+
+    Returns:
+        The datalist with every item as a dict with "image", "case" and, where given, "label" and "hidden_label".
+        Splits that the file lacks stay absent; other keys are passed through.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or has an item without an image.
+    """
+    path = Path(os.path.abspath(path))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"datalist {path} does not exist; `mnseg datalist` makes one.") from error
+    except IsADirectoryError as error:
+        raise UserError(f"datalist {path} is a folder; name the JSON file inside it.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"datalist {path} cannot be read ({error}).") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"datalist {path} is not valid JSON: {error}.") from error
+    folders = [path.parent] if dataset_dir is None else [Path(os.path.abspath(dataset_dir)), path.parent]
+    return resolve_datalist(content, folders, source=str(path))
+
+
+def resolve_datalist(content: Any, folders: list[Path], source: str = "the datalist") -> dict[str, Any]:
+    """Make the items of a parsed datalist uniform, with absolute paths; ``folders`` are tried in turn."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{source} must be a JSON object with the keys {', '.join(SPLITS)}.")
+    result = dict(content)
+    for alias, key in _ALIASES.items():
+        if key not in result and alias in result:
+            result[key] = result.pop(alias)
+    for split in SPLITS:
+        if split not in result:
+            continue
+        if not isinstance(result[split], list):
+            raise UserError(f'"{split}" in {source} must be a list of items.')
+        result[split] = [_resolve_item(item, folders, f'"{split}" item {i} of {source}')
+                         for i, item in enumerate(result[split])]
+    return result
+
+
+def _resolve_item(item: Any, folders: list[Path], where: str) -> dict[str, Any]:
+    item = {"image": item} if isinstance(item, str) else item
+    if not isinstance(item, Mapping) or "image" not in item:
+        raise UserError(f'{where} has no "image".')
+    resolved = dict(item)
+    for key in PATH_KEYS:
+        if key not in item:
+            continue
+        if not isinstance(item[key], str) or not item[key]:
+            raise UserError(f'{where}: "{key}" must be one file name.')
+        resolved[key] = _resolve_path(item[key], folders)
+    resolved.setdefault("case", case_id(resolved["image"]))
+    return resolved
+
+
+def _resolve_path(name: str, folders: list[Path]) -> str:
+    candidates = [os.path.normpath(folder / Path(name).expanduser()) for folder in folders]
+    return next((c for c in candidates if os.path.exists(c)), candidates[0])
+
+
+def write_datalist(datalist: Mapping[str, Any], path: str | os.PathLike) -> Path:
+    """Write a datalist, paths below its own folder relative to that folder; missing folders are created."""
+    path = Path(os.path.abspath(path))
+    content = {key: value for key, value in datalist.items() if key not in SPLITS}
+    content.update({split: [_portable_item(item, path.parent) for item in datalist[split]]
+                    for split in SPLITS if split in datalist})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"datalist {path} cannot be written ({error}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _portable_item(item: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    portable = dict(item)
+    if portable.get("case") == case_id(portable["image"]):
+        del portable["case"]  # derived again on loading
+    for key in PATH_KEYS:
+        if key in portable:
+            absolute = Path(os.path.abspath(portable[key]))
+            below = absolute.is_relative_to(folder)
+            portable[key] = (absolute.relative_to(folder) if below else absolute).as_posix()
+    return portable

@@ -1,0 +1,166 @@
+"""Reading NIfTI volumes for bookkeeping: names, headers, voxels, content digests.
+
+Training reads images through MONAI's transforms. What is here serves the datalist and its check, where a file that
+cannot be read must become one sentence instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+from mnseg.errors import UserError
+
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "case_id",
+    "content_digest",
+    "digest_array",
+    "list_volumes",
+    "open_volume",
+    "read_voxels",
+    "through_plane_axis",
+]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+def case_id(path: str | os.PathLike) -> str:
+    """File name without folder and without ``.nii`` or ``.nii.gz``; other suffixes lose their last part."""
+    name = Path(path).name
+    for suffix in NIFTI_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def list_volumes(folder: str | os.PathLike) -> dict[str, Path]:
+    """NIfTI files directly inside ``folder`` as ``{case id: path}``, sorted by case id.
+
+    Hidden files are skipped: macOS leaves ``._scan.nii.gz`` beside every file that it copies.
+
+    Raises:
+        UserError: no such folder, or two files with the same stem (``a.nii`` and ``a.nii.gz``).
+    """
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.lower().endswith(NIFTI_SUFFIXES):
+            continue
+        if (stem := case_id(path)) in found:
+            raise UserError(f"{folder} has two files for case {stem}: {found[stem].name} and {path.name}; keep one.")
+        found[stem] = path
+    return dict(sorted(found.items()))
+
+
+def open_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
+    """Open a NIfTI file, reading its header only.
+
+    Raises:
+        UserError: the file is missing or is not a readable NIfTI file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist.")
+    try:
+        return nib.load(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # nibabel, gzip and zlib raise many unrelated types for a broken file
+        raise UserError(f"{path} cannot be read as NIfTI ({_first_line(error)}).") from error
+
+
+def read_voxels(image: nib.spatialimages.SpatialImage, path: str | os.PathLike) -> np.ndarray:
+    """All voxels in the file's own axis order, scale factors applied, in the narrowest dtype that holds them.
+
+    Raises:
+        UserError: the voxel data is truncated or damaged.
+    """
+    try:
+        voxels = np.asanyarray(image.dataobj)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"the voxels of {path} cannot be read ({_first_line(error)}).") from error
+    if voxels.dtype.kind not in "biuf":
+        raise UserError(f"{path} holds {voxels.dtype} voxels; expected one number per voxel.")
+    return voxels
+
+
+def digest_array(voxels: np.ndarray, affine: np.ndarray) -> str:
+    """Digest of the shape and values of a volume, brought to RAS order and float32 first.
+
+    File name, compression, header text, number type and axis order do not change it.
+
+    Args:
+        voxels: (H, W, D) or (H, W, D, C), in the file's axis order.
+        affine: (4, 4) voxel-to-world matrix; only its axis order and directions are used.
+    """
+    canonical = voxels
+    if voxels.ndim >= 3 and np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3:
+        canonical = nib.orientations.apply_orientation(voxels, io_orientation(affine))
+    digest = hashlib.blake2b(repr(canonical.shape).encode(), digest_size=16)
+    # One slab at a time: a float32 copy of the whole volume would multiply the memory of a uint8 scan by four.
+    for index in range(canonical.shape[-1] if canonical.ndim else 0):
+        digest.update(np.ascontiguousarray(canonical[..., index].T, dtype=np.float32))
+    return digest.hexdigest()
+
+
+def content_digest(path: str | os.PathLike) -> str:
+    """`digest_array` of a file.
+
+    Raises:
+        UserError: the file is missing or unreadable.
+    """
+    image = open_volume(path)
+    return digest_array(read_voxels(image, path), image.affine)
+
+
+def through_plane_axis(items: Iterable[Mapping[str, Any]], orientation: str = "RAS", max_items: int = 20) -> int:
+    """Spatial axis (0, 1 or 2, after reorientation) along which the slices are thickest.
+
+    Only headers are read: the median voxel spacing (mm) per canonical axis over up to ``max_items`` items spread
+    over the list. When no axis is more than 1 % thicker than the others the answer is 2, the axis of the paper.
+
+    Args:
+        items: datalist items with an absolute path under "image".
+        orientation: the three axis codes that the volumes are brought to.
+
+    Raises:
+        UserError: no items, or an image cannot be read.
+    """
+    paths = [item["image"] for item in items]
+    if not paths:
+        raise UserError("through_plane_axis got no images; name the slice axis in the configuration instead.")
+    step = max(1, len(paths) / max_items)
+    chosen = [paths[int(i * step)] for i in range(min(max_items, len(paths)))]
+    spacing = np.median([_canonical_spacing(path, orientation) for path in chosen], axis=0)
+    second, largest = np.sort(spacing)[1:]
+    return 2 if largest <= 1.01 * second else int(np.argmax(spacing))
+
+
+def _canonical_spacing(path: str | os.PathLike, orientation: str) -> np.ndarray:
+    """Voxel spacing (3,) in mm along the axes named by ``orientation``."""
+    image = open_volume(path)
+    if len(image.shape) < 3:
+        raise UserError(f"{path} has {len(image.shape)} dimensions; a volume needs 3.")
+    try:
+        order = ornt_transform(io_orientation(image.affine), axcodes2ornt(orientation))[:, 0].astype(int)
+    except ValueError as error:
+        raise UserError(f"the axes of {path} cannot be brought to {orientation} ({_first_line(error)}).") from error
+    spacing = np.empty(3)
+    spacing[order] = nib.affines.voxel_sizes(image.affine)
+    return spacing
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
