@@ -1,1 +1,1 @@
-
+"""Datalists, checks, sampling, transforms and phantoms."""

@@ -1,1 +1,5 @@
+"""The M&N trainer."""
 
+from mnseg.engines.co_trainer import CoTrainer, NonFiniteLossError
+
+__all__ = ["CoTrainer", "NonFiniteLossError"]

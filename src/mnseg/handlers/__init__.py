@@ -1,1 +1,25 @@
+"""Ignite handlers: attach(engine) and __call__, one a file."""
 
+from mnseg.handlers.checkpoint import CheckpointHandler
+from mnseg.handlers.co_validation import CoValidationHandler
+from mnseg.handlers.epoch_seed import EpochSeedHandler
+from mnseg.handlers.history import HistoryHandler
+from mnseg.handlers.lr_schedule import TwoStageLRHandler
+from mnseg.handlers.lrg_sampling import LRGSamplingHandler
+from mnseg.handlers.progress import ProgressHandler
+from mnseg.handlers.pseudo_foreground import PseudoForegroundHandler
+from mnseg.handlers.resume import ResumeHandler
+from mnseg.handlers.save_model import SaveModelHandler
+
+__all__ = [
+    "CheckpointHandler",
+    "CoValidationHandler",
+    "EpochSeedHandler",
+    "HistoryHandler",
+    "LRGSamplingHandler",
+    "ProgressHandler",
+    "PseudoForegroundHandler",
+    "ResumeHandler",
+    "SaveModelHandler",
+    "TwoStageLRHandler",
+]

@@ -1,0 +1,100 @@
+"""Transforms that MONAI does not have: foreground indices, and a crop that serves labeled and unlabeled items."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from math import ceil
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Randomizable, SpatialCrop, SpatialPad
+from monai.transforms.utils import correct_crop_centers
+
+from mnseg.data.pseudo_foreground import PseudoForeground, sample_foreground
+
+__all__ = ["ForegroundIndicesd", "RandForegroundCropd", "margin_size"]
+
+INDICES_KEY = "foreground_indices"
+
+
+def margin_size(patch_size: Sequence[int], min_zoom: float) -> list[int]:
+    """Size of the crop that still fills ``patch_size`` voxels after zooming out to ``min_zoom`` (<= 1)."""
+    return [ceil(size / min(min_zoom, 1.0)) for size in patch_size]
+
+
+class ForegroundIndicesd(MapTransform):
+    """Keep a capped sample of a labeled item's foreground voxels; an item without the label key passes unchanged.
+
+    Args:
+        keys: the label, ``(1, H, W, D)`` class indices.
+        limit: most indices kept, shared equally by the classes that are present.
+    """
+
+    def __init__(self, keys: KeysCollection = "label", limit: int = 2048) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.limit = limit
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[INDICES_KEY] = sample_foreground(item[key], self.limit)
+        return item
+
+
+class RandForegroundCropd(Randomizable, MapTransform):
+    """Crop one patch; with a given probability its centre is a foreground voxel.
+
+    For a labeled item the foreground is the label's, for an unlabeled one the 3D network's last prediction. Where
+    neither knows any foreground, the crop is uniform: an empty pseudo-label must not stop or loop. Scans smaller than
+    the patch are padded with their own minimum (label: background).
+
+    Args:
+        keys: ``image`` and ``label``; ``label`` may be missing.
+        patch_size: voxels of the patch, one number an axis.
+        probability: chance that a crop is centred on foreground (M&N: 0.5).
+        pseudo_foreground: indices of the unlabeled cases, looked up by the item's ``case``.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        patch_size: Sequence[int],
+        probability: float = 0.5,
+        pseudo_foreground: PseudoForeground | None = None,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys=True)
+        self.patch_size = [int(size) for size in patch_size]
+        self.probability = probability
+        self.pseudo_foreground = pseudo_foreground
+
+    def _indices(self, item: Mapping) -> np.ndarray | None:
+        if "label" in item:
+            return item.get(INDICES_KEY)
+        return None if self.pseudo_foreground is None else self.pseudo_foreground.get(item.get("case", ""))
+
+    def randomize(self, item: Mapping, shape: Sequence[int]) -> list[int]:
+        """Draw the patch's centre, a voxel of a volume of ``shape``."""
+        use_foreground = self.R.random() < self.probability
+        position = self.R.random(len(shape))
+        indices = self._indices(item)
+        if use_foreground and indices is not None and len(indices):
+            chosen = int(indices[int(position[0] * len(indices))])
+            centre = [int(c) for c in np.unravel_index(chosen, shape)]
+        else:
+            # Uniform over the patches that lie inside, which on a large scan is not the same as over its voxels.
+            room = [max(size - patch, 0) for size, patch in zip(shape, self.patch_size, strict=True)]
+            centre = [
+                int(p * (r + 1)) + patch // 2 for p, r, patch in zip(position, room, self.patch_size, strict=True)
+            ]
+        small = [min(size, patch) for size, patch in zip(shape, self.patch_size, strict=True)]
+        return correct_crop_centers(centre, small, shape, allow_smaller=True)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        item = dict(data)
+        centre = self.randomize(item, item["image"].shape[1:])
+        for key in self.key_iterator(item):
+            patch = SpatialCrop(roi_center=centre, roi_size=self.patch_size)(item[key])
+            fill = float(patch.min()) if key == "image" else 0
+            item[key] = SpatialPad(self.patch_size, mode="constant", value=fill)(patch).clone()
+        item.pop(INDICES_KEY, None)
+        return item

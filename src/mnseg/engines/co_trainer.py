@@ -1,0 +1,211 @@
+"""The M&N trainer: a 2D and a 3D network, first on labels alone, then teaching each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from ignite.engine import Events
+from monai.engines import Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from mnseg.engines.stages import Role, stage_of, student_of
+from mnseg.errors import UserError
+from mnseg.losses import CoTrainingLoss, LossParts
+
+__all__ = ["CoTrainer", "NonFiniteLossError"]
+
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NonFiniteLossError(UserError):
+    """The loss became NaN or infinite; raised before the optimizer's step, so the weights are still sound."""
+
+
+class CoTrainer(Trainer):
+    """Iterative co-training of a 3D and a 2D network through pseudo-labels (M&N, Yeung et al., MLMI 2025, Sec. 2).
+
+    Stage 1 (epochs ``1 .. stage_1_epochs``): both networks learn every labeled batch, independently (Eq. 1).
+    Stage 2, counted from 1: in odd epochs the 2D network teaches and the 3D network learns (Eq. 2-6), in even epochs
+    the other way round (Eq. 7-9). The teacher runs in eval mode without gradient and gives its softmax as soft
+    pseudo-label; the student's loss is Eq. 5.
+
+    A batch is what ``collate_mixed`` gives: ``image`` ``(B, C, H, W, D)``, labeled patches first, ``label``
+    ``(b_l, 1, H, W, D)``, ``case`` names.
+
+    Published on ``engine.state`` at the start of every epoch: ``stage`` (1 or 2), ``stage_epoch`` (from 1),
+    ``student`` ("both", "3d", "2d"); during the run ``unlabeled_seen`` (patches so far). ``engine.state.output`` holds
+    the losses as floats: ``loss_labeled_3d``, ``loss_unlabeled_3d``, ``loss_labeled_2d``, ``loss_unlabeled_2d``.
+
+    Args:
+        device: where to train.
+        max_epochs: epochs of both stages together.
+        stage_1_epochs: epochs on labels alone.
+        train_data_loader: yields the batches; its batch sampler's length must be ``epoch_length``.
+        network: the 3D network ``g``, ``(B, C, H, W, D) -> (B, K, H, W, D)`` logits.
+        network_2d: the 2D network ``f``, lifted to the same signature by ``SliceNetwork``.
+        optimizer: of ``network``.
+        optimizer_2d: of ``network_2d``.
+        loss: Eq. 5.
+        roles: "alternate" (the method), or "fixed_teacher": ``f`` stays as stage 1 left it and only ``g`` learns in
+            stage 2 (the paper's ablation without iterative co-training).
+        teacher_3d: network that teaches in place of ``network``, say its moving average.
+        micro_batch_size: at most so many patches pass a network at once; gradients are accumulated over the rest.
+            None: the whole batch at once. Cross-entropy and divergence do not change by it, the Dice terms are then
+            sums over each part.
+        amp_dtype: None (full precision), "bfloat16" or "float16".
+        max_grad_norm: gradients are clipped to this norm; None: not clipped.
+        epoch_length: batches an epoch.
+        train_handlers: handlers, attached in this order.
+
+    Raises:
+        UserError: for settings that contradict each other.
+        NonFiniteLossError: while running, naming step and cases.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        stage_1_epochs: int,
+        train_data_loader: DataLoader,
+        network: nn.Module,
+        network_2d: nn.Module,
+        optimizer: Optimizer,
+        optimizer_2d: Optimizer,
+        loss: CoTrainingLoss | None = None,
+        roles: Literal["alternate", "fixed_teacher"] = "alternate",
+        teacher_3d: nn.Module | None = None,
+        micro_batch_size: int | None = None,
+        amp_dtype: str | None = None,
+        max_grad_norm: float | None = None,
+        epoch_length: int | None = None,
+        train_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        _check_settings(max_epochs, stage_1_epochs, roles, micro_batch_size, amp_dtype)
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            decollate=False,
+        )
+        self.stage_1_epochs = stage_1_epochs
+        self.networks = {"3d": network, "2d": network_2d}
+        self.optimizers = {"3d": optimizer, "2d": optimizer_2d}
+        self.teachers = {"3d": network if teacher_3d is None else teacher_3d, "2d": network_2d}
+        self.loss = CoTrainingLoss() if loss is None else loss
+        self.roles = roles
+        self.micro_batch_size = micro_batch_size
+        self.amp_dtype = None if amp_dtype is None else AMP_DTYPES[amp_dtype]
+        self.max_grad_norm = max_grad_norm
+        # Loss scaling is for float16, whose range is small; bfloat16 has float32's.
+        scaling = self.amp_dtype is torch.float16
+        self.scalers = {name: torch.amp.GradScaler(self.state.device.type, enabled=scaling) for name in self.networks}
+        self.state.unlabeled_seen = 0
+        self.on_epoch_started(self)
+        self.add_event_handler(Events.EPOCH_STARTED, self.on_epoch_started)
+        self._register_handlers(train_handlers or [])
+        # ignite swallows an exception that any handler listens to: raise it again once all have run.
+        self.add_event_handler(Events.EXCEPTION_RAISED, _raise)
+
+    def on_epoch_started(self, engine: Trainer) -> None:
+        """Publish the epoch's stage, its number within the stage, and who learns."""
+        state = engine.state
+        state.stage, state.stage_epoch = stage_of(max(state.epoch, 1), self.stage_1_epochs)
+        state.student = student_of(state.stage, state.stage_epoch, self.roles)
+
+    def run(self) -> None:
+        """Train, or continue from ``engine.state``."""
+        super(Trainer, self).run()
+
+    def autocast(self) -> torch.autocast:
+        """The mixed-precision context that both networks run in."""
+        return torch.autocast(self.state.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, float]:
+        image = batchdata["image"].to(self.state.device, non_blocking=True)
+        label = batchdata["label"].to(self.state.device, non_blocking=True)
+        student: Role = self.state.student
+        if student == "both":
+            losses = self._update("3d", image, label, None) | self._update("2d", image, label, None)
+        else:
+            num_unlabeled = image.shape[0] - label.shape[0]
+            pseudo = self._teach("2d" if student == "3d" else "3d", image[label.shape[0] :]) if num_unlabeled else None
+            losses = self._update(student, image, label, pseudo)
+            self.state.unlabeled_seen += num_unlabeled
+        return losses
+
+    def _chunks(self, total: int) -> list[slice]:
+        size = self.micro_batch_size or total
+        return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+    @torch.no_grad()
+    def _teach(self, name: str, image: Tensor) -> Tensor:
+        """Soft pseudo-labels ``(b_u, K, H, W, D)`` (Eq. 2 and 7)."""
+        teacher = self.teachers[name].eval()
+        with self.autocast():
+            parts = [teacher(image[chunk]) for chunk in self._chunks(image.shape[0])]
+        return torch.cat(parts).float().softmax(dim=1)
+
+    def _update(self, name: str, image: Tensor, label: Tensor, pseudo: Tensor | None) -> dict[str, float]:
+        """One optimizer step of one network (Eq. 6 and 9); returns its losses."""
+        network, optimizer, scaler = self.networks[name].train(), self.optimizers[name], self.scalers[name]
+        optimizer.zero_grad(set_to_none=True)
+        batch_size, b_l = image.shape[0], label.shape[0]
+        sums = {"labeled": 0.0, "unlabeled": 0.0}
+        for chunk in self._chunks(batch_size):
+            part_label = label[chunk.start : min(chunk.stop, b_l)]
+            part_pseudo = None if pseudo is None else pseudo[max(chunk.start - b_l, 0) : max(chunk.stop - b_l, 0)]
+            with self.autocast():
+                logits = network(image[chunk])
+            loss = self.loss(logits, part_label, part_pseudo)
+            self._require_finite(loss, name)
+            share = (chunk.stop - chunk.start) / batch_size
+            scaler.scale(loss.total * share).backward()
+            _accumulate(sums, loss, len(part_label), logits.shape[0] - len(part_label))
+        if self.max_grad_norm is not None:
+            scaler.unscale_(optimizer)
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        counts = {"labeled": b_l, "unlabeled": batch_size - b_l}
+        return {f"loss_{kind}_{name}": sums[kind] / counts[kind] for kind in sums if counts[kind]}
+
+    def _require_finite(self, loss: LossParts, name: str) -> None:
+        if torch.isfinite(loss.total.detach()):
+            return
+        cases = ", ".join(str(case) for case in self.state.batch["case"])
+        raise NonFiniteLossError(
+            f"The {name.upper()} network's loss is {float(loss.total.detach())} at epoch {self.state.epoch}, iteration "
+            f"{self.state.iteration} (cases {cases}): look at these scans with `mnseg check`, lower the learning rate, "
+            f"or train without amp_dtype float16."
+        )
+
+
+def _raise(engine: Any, error: BaseException) -> None:
+    raise error
+
+
+def _accumulate(sums: dict[str, float], loss: LossParts, num_labeled: int, num_unlabeled: int) -> None:
+    if loss.labeled is not None:
+        sums["labeled"] += float(loss.labeled.detach()) * num_labeled
+    if loss.unlabeled is not None:
+        sums["unlabeled"] += float(loss.unlabeled.detach()) * num_unlabeled
+
+
+def _check_settings(
+    max_epochs: int, stage_1_epochs: int, roles: str, micro_batch_size: int | None, amp_dtype: str | None
+) -> None:
+    if not 0 <= stage_1_epochs <= max_epochs:
+        raise UserError(f"stage_1_epochs is {stage_1_epochs}; it must lie between 0 and max_epochs ({max_epochs}).")
+    if roles not in ("alternate", "fixed_teacher"):
+        raise UserError(f"roles is '{roles}'; it must be 'alternate' or 'fixed_teacher'.")
+    if micro_batch_size is not None and micro_batch_size < 1:
+        raise UserError(f"micro_batch_size is {micro_batch_size}; it must be at least 1, or null for the whole batch.")
+    if amp_dtype is not None and amp_dtype not in AMP_DTYPES:
+        raise UserError(f"amp_dtype is '{amp_dtype}'; it must be null, 'bfloat16' or 'float16'.")

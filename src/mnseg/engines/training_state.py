@@ -1,0 +1,92 @@
+"""All that a stopped run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+
+from mnseg.errors import UserError
+from mnseg.files import atomic_save
+
+__all__ = ["TrainingState"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+class TrainingState:
+    """Save and load a ``CoTrainer`` with everything that it trains.
+
+    Random numbers need no place here: they are a function of the seed, which stands among the settings, and the epoch
+    (``EpochSeedHandler``). The same holds for sampler and learning rates.
+
+    Args:
+        path: the checkpoint file; it loads with ``weights_only=True``.
+        objects: name -> object with ``state_dict`` and ``load_state_dict`` (networks, optimizers, loss scalers, moving
+            average, pseudo-foreground, best metric). None values are left out.
+        settings: plain values that must be the same when the run goes on (data, batch size, epochs, seed, …).
+    """
+
+    def __init__(self, path: str | Path, objects: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.objects = {name: value for name, value in objects.items() if value is not None}
+        self.settings = {name: str(value) for name, value in settings.items()}
+
+    def save(self, engine: Engine, path: str | Path | None = None) -> Path:
+        """Write the state, whole or not at all."""
+        state = engine.state
+        content = {
+            "format": FORMAT,
+            "settings": self.settings,
+            "epoch": state.epoch,
+            "iteration": state.iteration,
+            "unlabeled_seen": state.unlabeled_seen,
+            "scalers": {name: scaler.state_dict() for name, scaler in engine.scalers.items()},
+            "objects": {name: value.state_dict() for name, value in self.objects.items()},
+        }
+        return atomic_save(content, path or self.path)
+
+    def load(self, engine: Engine) -> None:
+        """Put a saved state into the engine and the objects.
+
+        Raises:
+            UserError: when the file cannot be read or belongs to a run with other settings.
+        """
+        try:
+            content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+            saved = content["settings"]
+        except Exception as error:
+            raise UserError(f"{self.path} cannot be read ({error}); remove it, or set resume to false.") from error
+        self._require_same_settings(saved)
+        for name, value in self.objects.items():
+            value.load_state_dict(content["objects"][name])
+        for name, scaler in engine.scalers.items():
+            scaler.load_state_dict(content["scalers"][name])
+        engine.state.epoch = content["epoch"]
+        engine.state.iteration = content["iteration"]
+        engine.state.unlabeled_seen = content["unlabeled_seen"]
+        logger.info("continuing %s after epoch %d", self.path, content["epoch"])
+
+    def _require_same_settings(self, saved: Mapping[str, str]) -> None:
+        names = sorted(saved.keys() | self.settings.keys())
+        different = [
+            f"{name} {_short(saved.get(name))} then, {_short(self.settings.get(name))} now"
+            for name in names
+            if saved.get(name) != self.settings.get(name)
+        ]
+        if different:
+            raise UserError(
+                f"{self.path} belongs to a run with other settings ({'; '.join(different)}): set run_dir to a new "
+                "folder, or resume to false to start over in this one."
+            )
+
+
+def _short(value: str | None) -> str:
+    text = "not set" if value is None else value
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,58 @@
+"""Eq. 5 of the M&N paper: labeled and unlabeled loss, weighted by their share of the batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from mnseg.losses.pseudo_label import PseudoLabelLoss
+from mnseg.losses.supervised import SupervisedLoss
+
+__all__ = ["CoTrainingLoss", "LossParts"]
+
+
+class LossParts(NamedTuple):
+    """The co-training loss and its two parts; a part is None where the batch has no patch of its kind."""
+
+    total: Tensor
+    labeled: Tensor | None
+    unlabeled: Tensor | None
+
+
+class CoTrainingLoss(nn.Module):
+    """``L_c = b_l / (b_l + b_u) * L_l + b_u / (b_l + b_u) * L_u`` (M&N, Eq. 5).
+
+    Args:
+        labeled: loss of the labeled patches (Eq. 1).
+        unlabeled: loss of the unlabeled patches (Eq. 4).
+    """
+
+    def __init__(self, labeled: nn.Module | None = None, unlabeled: nn.Module | None = None) -> None:
+        super().__init__()
+        self.labeled = SupervisedLoss() if labeled is None else labeled
+        self.unlabeled = PseudoLabelLoss() if unlabeled is None else unlabeled
+
+    def forward(self, logits: Tensor, label: Tensor, pseudo_label: Tensor | None = None) -> LossParts:
+        """Return the loss of a batch whose labeled patches come first.
+
+        Args:
+            logits: ``(b_l + b_u, K, H, W, D)`` scores of the student.
+            label: ``(b_l, 1, H, W, D)`` class indices of the first ``b_l`` patches; ``b_l`` may be 0.
+            pseudo_label: ``(b_u, K, H, W, D)`` probabilities for the rest; None or empty when ``b_u`` is 0.
+
+        Raises:
+            ValueError: when the numbers of patches do not add up.
+        """
+        b_l = label.shape[0]
+        b_u = 0 if pseudo_label is None else pseudo_label.shape[0]
+        if b_l + b_u != logits.shape[0] or b_l + b_u == 0:
+            raise ValueError(f"{logits.shape[0]} predictions for {b_l} labels and {b_u} pseudo-labels")
+        labeled = self.labeled(logits[:b_l], label) if b_l else None
+        unlabeled = self.unlabeled(logits[b_l:], pseudo_label) if b_u else None
+        total = logits.new_zeros((), dtype=logits.float().dtype)
+        if labeled is not None:
+            total = total + labeled * (b_l / (b_l + b_u))
+        if unlabeled is not None:
+            total = total + unlabeled * (b_u / (b_l + b_u))
+        return LossParts(total, labeled, unlabeled)
