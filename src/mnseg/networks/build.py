@@ -1,0 +1,79 @@
+"""build_slice_network: the 2D student and teacher, from one call in a config."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from mnseg.networks.adaptation import adapt, describe_trainable
+from mnseg.networks.pretrained import load_segmenter
+from mnseg.networks.slice_network import SliceNetwork
+
+__all__ = ["build_slice_network"]
+
+logger = logging.getLogger(__name__)
+
+
+def build_slice_network(
+    name_or_dir: str,
+    num_classes: int,
+    pretrained: bool = True,
+    finetuning: str = "lora",
+    lora_rank: int = 64,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.1,
+    slice_axis: int = 2,
+    slice_scale: float = 1.0,
+    slice_context: int = 1,
+    slice_chunk: int = 32,
+    checkpoint: bool = False,
+    seed: int | None = None,
+    intensity_scale: float = 0.225,
+    intensity_shift: float = 0.45,
+) -> SliceNetwork:
+    """Load a 2D segmenter, prepare its fine-tuning and lift it to volumes (B, 1, H, W, D) -> (B, K, H, W, D).
+
+    Args:
+        name_or_dir, num_classes, pretrained: see :func:`mnseg.networks.pretrained.load_segmenter`.
+        finetuning: "lora", "decoder" or "whole", see :func:`mnseg.networks.adaptation.adapt`.
+        lora_rank, lora_alpha, lora_dropout: LoRA's rank, alpha (None: the rank) and dropout.
+        slice_axis, slice_scale, slice_context, slice_chunk, checkpoint, intensity_scale, intensity_shift: see
+            :class:`mnseg.networks.slice_network.SliceNetwork`.
+        seed: draws the random weights (new head, adapters) without touching the global generator; None: global.
+
+    Raises:
+        UserError: from the three steps, each naming the argument or model.
+
+    Example:
+        >>> net = build_slice_network("segformer-tiny-random", 3, pretrained=False, finetuning="whole", seed=0)
+        >>> net(torch.zeros(1, 1, 32, 32, 4)).shape
+        torch.Size([1, 3, 32, 32, 4])
+    """
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        loaded = load_segmenter(name_or_dir, num_classes, pretrained)
+        # Random weights come with statistics that nobody measured: freezing those would switch batch norm off.
+        freeze = None if pretrained else False
+        network = adapt(loaded.model, finetuning, lora_rank, lora_alpha, lora_dropout, freeze_statistics=freeze)
+    if not pretrained:
+        logger.warning("The 2D network %s starts from random weights (pretrained is false).", name_or_dir)
+        if finetuning != "whole":
+            logger.warning("finetuning is %s: its random encoder stays mostly frozen; consider whole.", finetuning)
+    result = SliceNetwork(
+        network,
+        num_classes,
+        loaded.mean,
+        loaded.std,
+        slice_axis=slice_axis,
+        slice_scale=slice_scale,
+        slice_context=slice_context,
+        chunk_size=slice_chunk,
+        image_size=loaded.image_size,
+        intensity_scale=intensity_scale,
+        intensity_shift=intensity_shift,
+        checkpoint=checkpoint,
+    )
+    logger.info("2D network %s, finetuning %s: %s", name_or_dir, finetuning, describe_trainable(result))
+    return result
