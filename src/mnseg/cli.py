@@ -1,0 +1,217 @@
+"""The command ``mnseg``: it parses, calls the library, prints.
+
+Exit codes: 0 fine; 1 bad input, said in one sentence; 2 wrong usage; 3 a defect of mnseg (with traceback);
+130 interrupted. Subcommands import what they need when they run, so that ``mnseg --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mnseg._version import __version__
+from mnseg.errors import UserError
+
+if TYPE_CHECKING:
+    from mnseg.data.integrity import CheckReport
+
+__all__ = ["build_parser", "main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = build_parser(argv).parse_args(argv)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        return args.run(args)
+    except UserError as error:
+        print(f"mnseg: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mnseg: interrupted", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 3
+
+
+def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser; ``argv`` only decides whether the report's own options are loaded (they import much)."""
+    parser = argparse.ArgumentParser(
+        prog="mnseg", description="Train a 3D segmentation model from a few labeled scans (M&N co-training)."
+    )
+    parser.add_argument("--version", action="version", version=f"mnseg {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_datalist(commands)
+    _add_check(commands)
+    _add_phantom(commands)
+    report = commands.add_parser("report", help="show a run in pictures, as one HTML page")
+    report.set_defaults(run=_run_report)
+    if "report" in argv[:1]:
+        from mnseg.reports.html import add_report_arguments
+
+        add_report_arguments(report)
+    return parser
+
+
+_SPLIT_HELP = """
+WHICH is one of
+  N                 N cases drawn by --seed among those with a label
+  first:N, last:N   by position in --order (default: sorted by name)
+  first:N:SKIP, last:N:SKIP
+                    the same, after leaving out SKIP cases at that end
+  FILE              a text file with one case a line
+All other cases are unlabeled. A case is named by its file name without .nii or
+.nii.gz; image and label must have the same name.
+
+example: the first 8 of a list labeled, its last 10 for validation, the 10
+before them for testing, the rest unlabeled
+  mnseg datalist --images images --labels labels --order train.list \\
+    --labeled first:8 --validation last:10 --test last:10:10 -o datalist.json
+"""
+
+
+def _add_datalist(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "datalist",
+        help="make a datalist from folders of scans and labels",
+        description="Pair scans and labels by file name, split them, check them, write a datalist.",
+        epilog=_SPLIT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--images", metavar="DIR", required=True, help="folder of .nii or .nii.gz scans")
+    parser.add_argument("--labels", metavar="DIR", help="folder of labels with the scans' names")
+    parser.add_argument("--labeled", metavar="WHICH", help="default: every case with a label that is left")
+    parser.add_argument("--validation", metavar="WHICH", help="default: none")
+    parser.add_argument("--test", metavar="WHICH", help="default: none")
+    parser.add_argument("--order", metavar="FILE", help="text file with one case a line; other scans are left out")
+    parser.add_argument("--seed", type=int, default=0, help="for drawn cases (default: 0)")
+    parser.add_argument("--patients", metavar="REGEX", help="finds the patient in a case's name, e.g. '^[^_]+'; "
+                                                            "one patient's scans are then kept together")
+    parser.add_argument("--hidden-labels", metavar="DIR", help="labels of unlabeled cases, only to log the Dice of "
+                                                               "pseudo-labels")
+    parser.add_argument("--keep-hidden", action="store_true", help="take hidden labels from --labels")
+    parser.add_argument("--class-names", metavar="A,B,…", type=_names, help="names of label values 0, 1, …: the "
+                                                                            "background first")
+    parser.add_argument("--check", action=argparse.BooleanOptionalAction, default=True,
+                        help="read all files first and write nothing when one is unsound (default: yes)")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the datalist to write (JSON)")
+    parser.set_defaults(run=_run_datalist)
+
+
+def _run_datalist(args: argparse.Namespace) -> int:
+    from mnseg.data.build_datalist import build_datalist
+    from mnseg.data.datalist import SPLITS, write_datalist
+    from mnseg.data.integrity import check_datalist
+
+    built = build_datalist(
+        args.images, args.labels, args.hidden_labels, args.keep_hidden, args.labeled, args.validation, args.test,
+        args.order, args.seed, args.class_names, args.patients,
+    )
+    for note in built.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if args.check:
+        report = check_datalist(built.datalist, check_hidden=True, progress=True)
+        _print_findings(report)
+        if report.errors:
+            raise UserError(f"{args.output} was not written: {report.summary()}. Repair or remove the files named "
+                            "above, or write the datalist anyway with --no-check.")
+    path = write_datalist(built.datalist, args.output)
+    print(f"{path}: " + ", ".join(f"{len(built.datalist[split])} {split}" for split in SPLITS))
+    return 0
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "check", help="find what is wrong with the scans of a datalist",
+        description="Read every file of a datalist and name all defects. Exit code 1 when there are errors.",
+    )
+    parser.add_argument("datalist", help="the datalist (JSON)")
+    parser.add_argument("--dataset-dir", metavar="DIR", help="where relative paths start (default: beside the datalist)")
+    parser.add_argument("--num-classes", metavar="K", type=_positive, help="label values must be 0..K-1 (default: as "
+                                                                           "many as the datalist's class_names)")
+    parser.add_argument("--jobs", metavar="N", type=_positive, help="volumes in memory at once (default: up to 4)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=_run_check)
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from mnseg.data.integrity import check_datalist
+
+    report = check_datalist(args.datalist, args.dataset_dir, args.num_classes, args.jobs, check_hidden=True,
+                            progress=not args.json)
+    if args.json:
+        print(json.dumps(report.as_dict(), indent=2))
+    else:
+        _print_findings(report)
+        print(report.summary())
+    return 1 if report.errors else 0
+
+
+def _print_findings(report: CheckReport) -> None:
+    for finding in report.findings:
+        print(finding, file=sys.stderr)
+
+
+def _add_phantom(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "phantom", help="make artificial scans with labels, to try everything without data",
+        description="Write artificial scans with several organs, their labels and a datalist.",
+        argument_default=argparse.SUPPRESS,  # the defaults are those of write_phantom_dataset
+    )
+    parser.add_argument("output", metavar="DIR", help="folder to write to")
+    for split in ("labeled", "unlabeled", "validation", "testing"):
+        parser.add_argument(f"--{split}", dest=f"num_{split}", metavar="N", type=_count, help=f"{split} cases")
+    parser.add_argument("--size", metavar="N", type=_positive, nargs="+", help="voxels per edge: one number or three")
+    parser.add_argument("--seed", type=_count)
+    parser.set_defaults(run=_run_phantom)
+
+
+def _run_phantom(args: argparse.Namespace) -> int:
+    from mnseg.data.phantom import write_phantom_dataset
+
+    options = {name: value for name, value in vars(args).items() if name not in ("run", "output")}
+    if "size" in options:
+        if len(options["size"]) not in (1, 3):
+            raise UserError(f"--size takes one number or three, not {len(options['size'])}.")
+        options["size"] = options["size"][0] if len(options["size"]) == 1 else tuple(options["size"])
+    print(write_phantom_dataset(args.output, **options))
+    return 0
+
+
+def _run_report(args: argparse.Namespace) -> int:
+    from mnseg.reports.html import run_report
+
+    print(run_report(args))
+    return 0
+
+
+def _whole_number(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text) if text.isdecimal() else minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
+        return value
+
+    return parse
+
+
+_positive = _whole_number(1)
+_count = _whole_number(0)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names) or len(names) < 2:
+        raise argparse.ArgumentTypeError("give two or more different names, separated by commas, the background first")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""From folders of scans and labels to a datalist."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mnseg.data.splits import choose_splits, named, patients_of, read_case_list
+from mnseg.data.volume_io import list_volumes
+from mnseg.errors import UserError
+
+__all__ = ["BuiltDatalist", "build_datalist"]
+
+PathLike = str | os.PathLike
+
+
+@dataclass
+class BuiltDatalist:
+    """The datalist with absolute paths, and sentences that a person should read about how it came about."""
+
+    datalist: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def build_datalist(
+    images: PathLike,
+    labels: PathLike | None = None,
+    hidden_labels: PathLike | None = None,
+    keep_hidden: bool = False,
+    labeled: str | None = None,
+    validation: str | None = None,
+    testing: str | None = None,
+    order: PathLike | None = None,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+    patient_pattern: str | None = None,
+) -> BuiltDatalist:
+    """Pair images and labels that have the same file stem, and split them.
+
+    Args:
+        images, labels: folders of NIfTI files.
+        hidden_labels: folder with labels of unlabeled cases, stored as "hidden_label".
+        keep_hidden: take hidden labels from ``labels``, where the split put labeled cases among the unlabeled.
+        labeled, validation, testing: see `mnseg.data.splits.select_cases`.
+        order: list file that orders the cases for first:N and last:N; images that it does not name are left out.
+            Default: sorted by name.
+        seed: for numbers of cases.
+        class_names: names of the label values 0, 1, …, the background first.
+        patient_pattern: regular expression that finds the patient in a case id; keeps a patient's scans together.
+
+    Raises:
+        UserError: no images, unknown names in a list, or a split that cannot be made.
+    """
+    image_files = list_volumes(images)
+    if not image_files:
+        raise UserError(f"{images} holds no .nii or .nii.gz files.")
+    label_files = list_volumes(labels) if labels is not None else {}
+    hidden_files = list_volumes(hidden_labels) if hidden_labels is not None else {}
+    notes = _unpaired(label_files, image_files, labels) + _unpaired(hidden_files, image_files, hidden_labels)
+    hidden_files = {**(label_files if keep_hidden else {}), **hidden_files}
+    cases = list(image_files) if order is None else read_case_list(order)
+    if unknown := [case for case in cases if case not in image_files]:
+        raise UserError(f"list file {order} names {named(unknown)} without an image in {images}.")
+    if unlisted := [case for case in image_files if case not in set(cases)]:
+        notes.append(f"{named(unlisted)} not in {order} left out.")
+    patients = patients_of(cases, patient_pattern) if patient_pattern else None
+    wanted = {"labeled": labeled, "validation": validation, "testing": testing}
+    splits = choose_splits(cases, label_files.keys(), wanted, seed, patients)
+    if left_out := set(cases).difference(*splits.values()):
+        notes.append(f"{named(sorted(left_out))} left out: other scans of validation or test patients.")
+    datalist: dict[str, Any] = {"class_names": list(class_names)} if class_names else {}
+    for split in ("labeled", "unlabeled", "validation", "testing"):
+        extra = ("hidden_label", hidden_files) if split == "unlabeled" else ("label", label_files)
+        datalist[split] = [_item(case, image_files[case], *extra, patients) for case in splits[split]]
+    return BuiltDatalist(datalist, notes + _gaps(datalist))
+
+
+def _item(
+    case: str, image: Path, key: str, labels: dict[str, Path], patients: dict[str, str] | None
+) -> dict[str, str]:
+    item = {"image": str(image)}
+    if case in labels:
+        item[key] = str(labels[case])
+    if patients:
+        item["patient"] = patients[case]
+    return item
+
+
+def _unpaired(labels: dict[str, Path], images: dict[str, Path], folder: PathLike | None) -> list[str]:
+    lonely = [case for case in labels if case not in images]
+    return [f"{named(lonely)} with a label in {folder} but no image of that name: ignored."] if lonely else []
+
+
+def _gaps(datalist: dict[str, Any]) -> list[str]:
+    hints = {
+        "labeled": "training needs at least one.",
+        "unlabeled": "co-training needs some; training stops unless allow_empty_unlabeled is set.",
+        "validation": "the best model cannot be chosen; --validation N sets some aside.",
+    }
+    return [f"no {split} case: {hint}" for split, hint in hints.items() if not datalist[split]]
