@@ -133,7 +133,8 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         description="Read every file of a datalist and name all defects. Exit code 1 when there are errors.",
     )
     parser.add_argument("datalist", help="the datalist (JSON)")
-    parser.add_argument("--dataset-dir", metavar="DIR", help="where relative paths start (default: beside the datalist)")
+    parser.add_argument("--dataset-dir", metavar="DIR",
+                        help="where relative paths start (default: the datalist's folder)")
     parser.add_argument("--num-classes", metavar="K", type=_positive, help="label values must be 0..K-1 (default: as "
                                                                            "many as the datalist's class_names)")
     parser.add_argument("--jobs", metavar="N", type=_positive, help="volumes in memory at once (default: up to 4)")

@@ -38,7 +38,7 @@ def load_datalist(path: str | os.PathLike, dataset_dir: str | os.PathLike | None
     """
     path = Path(os.path.abspath(path))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"datalist {path} does not exist; `mnseg datalist` makes one.") from error
     except IsADirectoryError as error:

@@ -89,7 +89,7 @@ def check_datalist(
     else:
         resolved = load_datalist(datalist, dataset_dir)
     names = resolved.get("class_names")
-    findings = []
+    findings = list(_unknown_splits(resolved))
     if names and num_classes and len(names) != num_classes:
         findings.append(Finding("warning", "", "", f"class_names has {len(names)} names, "
                                                    f"but the check is for {num_classes} classes."))
@@ -113,6 +113,16 @@ def _check_cases(
         return list(tqdm(results, "checking", len(items), leave=False, disable=None if progress else True))
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C ends after the volumes in hand, not after all
+
+
+def _unknown_splits(datalist: Mapping[str, Any]) -> Iterator[Finding]:
+    """A misspelled key would silently leave its scans out."""
+    for key, value in datalist.items():
+        has_items = isinstance(value, list) and any(isinstance(item, Mapping) and "image" in item for item in value)
+        if key not in SPLITS and has_items:
+            yield Finding("warning", "", "", f'"{key}" is not one of {", ".join(SPLITS)}: its items are not used.')
+    if not any(datalist.get(split) for split in SPLITS):
+        yield Finding("error", "", "", "names no scan.")
 
 
 def _repeated_cases(results: list[CaseResult]) -> Iterator[Finding]:

@@ -124,10 +124,10 @@ def choose_splits(
     return {split: sorted(cases, key=position.__getitem__) for split, cases in splits.items()}
 
 
-def named(cases: Sequence[str], limit: int = 3) -> str:
+def named(cases: Sequence[str], limit: int = 3, noun: str = "case") -> str:
     """Up to three names and the number of all: ``3 cases (a, b, c)``."""
     more = ", …" if len(cases) > limit else ""
-    return f"{len(cases)} case{'' if len(cases) == 1 else 's'} ({', '.join(cases[:limit])}{more})"
+    return f"{len(cases)} {noun}{'' if len(cases) == 1 else 's'} ({', '.join(cases[:limit])}{more})"
 
 
 def _draw(free: list[str], count: int, split: str, seed: int, patients: Mapping[str, str]) -> list[str]:
@@ -165,8 +165,8 @@ def _refuse_shared_patients(splits: Mapping[str, list[str]], patients: Mapping[s
     for split, cases in splits.items():
         others = _patients_elsewhere(splits, split, patients)
         if shared := sorted({patients[case] for case in cases} & others):
-            raise UserError(f"the scans of {len(shared)} patients ({', '.join(shared[:3])}) would be in {split} and in "
-                            "another split; choose whole patients.")
+            raise UserError(f"scans of {named(shared, noun='patient')} would be in {split} and in another split; "
+                            "choose whole patients.")
 
 
 def _without_suffix(name: str) -> str:
