@@ -182,11 +182,11 @@ def _draw_anatomy(rng: np.random.Generator, shape: tuple[int, int, int], difficu
         paint(DECOY_BLOB, _ellipsoid(center, rng.uniform(0.10, 0.26, 3)), inside=AIR)
     jitter = lambda: rng.normal(0, difficulty.pose, 3)  # noqa: E731
     paint(DECOY_TUBE, _tube(rng, (0.22, -0.24), rng.uniform(0.10, 0.15), wander=0.08), inside=AIR)
-    paint(DECOY_BEAN, _bean(np.array((0.48, -0.30, -0.25)) + jitter(), rng.uniform(0.8, 1.2), hollow=-1), inside=AIR)
+    paint(DECOY_BEAN, _bean(np.array((0.48, -0.30, -0.25)) + jitter(), rng.uniform(0.6, 0.95), hollow=-1), inside=AIR)
     paint(1, _ellipsoid(np.array((0.42, 0.14, 0.20)) + jitter(), rng.uniform((0.34, 0.36, 0.45), (0.48, 0.52, 0.70)),
                         power=rng.uniform(1.8, 3.2)), lumps=1.3, inside=AIR)
-    paint(2, _bean(np.array((-0.48, -0.10, -0.10)) + jitter(), rng.uniform(1.1, 1.5), hollow=1), inside=AIR)
-    paint(3, _tube(rng, (-0.08, -0.20), rng.uniform(0.13, 0.18), wander=0.10), inside=AIR)
+    paint(2, _bean(np.array((-0.48, -0.10, -0.10)) + jitter(), rng.uniform(1.2, 1.6), hollow=1), inside=AIR)
+    paint(3, _tube(rng, (-0.08, -0.20), rng.uniform(0.16, 0.22), wander=0.10), inside=AIR)
     return tissue
 
 
@@ -261,12 +261,12 @@ def _draw_image(rng: np.random.Generator, tissue: np.ndarray, difficulty: Diffic
 def _draw_contrast(rng: np.random.Generator, difficulty: Difficulty) -> np.ndarray:
     """Intensity of every tissue as a multiple of the body's, float32 (9,); decoys borrow a labeled structure's."""
     level = np.zeros(9, np.float32)
-    level[[1, 2, 3]] = np.array((1.30, 1.55, 1.75)) + rng.normal(0, difficulty.contrast, 3)
+    level[[1, 2, 3]] = np.array((1.35, 1.75, 0.40)) + rng.normal(0, difficulty.contrast, 3)
     for value in (1, 2, 3):  # a structure that nobody could see has no fair outline
-        if abs(level[value] - 1) < 0.10:
-            level[value] = 1 + np.copysign(0.10, level[value] - 1)
+        if abs(level[value] - 1) < 0.15:
+            level[value] = 1 + np.copysign(0.15, level[value] - 1)
     level[BODY] = 1.0
-    level[SPINE] = rng.uniform(0.4, 0.8)
+    level[SPINE] = rng.uniform(0.5, 0.9)
     level[DECOY_BLOB] = level[rng.integers(1, 4)]
     level[DECOY_BEAN] = level[2]
     level[DECOY_TUBE] = level[3]
