@@ -324,12 +324,12 @@ class TestDigest:
 
 class TestReport:
     def test_all_defects_are_reported_errors_first(self, dataset):
-        save(Path(dataset.content["testing"][0]["label"]), np.zeros(SHAPE, np.uint8))
-        save(Path(dataset.content["unlabeled"][0]["image"]), np.zeros(SHAPE, np.uint8))
+        save(Path(dataset.content["validation"][0]["label"]), np.zeros(SHAPE, np.uint8))
+        save(Path(dataset.content["testing"][0]["image"]), np.zeros(SHAPE, np.uint8))
         Path(dataset.content["labeled"][1]["label"]).unlink()
         report = dataset.check()
         assert [(finding.level, finding.case) for finding in report.findings] == [
-            ("error", "l1"), ("error", "u0"), ("warning", "t0")
+            ("error", "l1"), ("error", "t0"), ("warning", "v0")
         ]
         with pytest.raises(UserError) as error:
             report.raise_for_errors(limit=1)
@@ -386,6 +386,15 @@ class TestRequire:
     def test_batch_without_labeled_item(self, dataset, batch_size, min_labeled):
         with pytest.raises(UserError, match=f"batch_size {batch_size}"):
             require_sound_datalist(dataset.write(), batch_size=batch_size, min_labeled=min_labeled)
+
+    def test_settings_that_weaken_training_are_logged(self, dataset, caplog):
+        dataset.content["validation"] = []
+        with caplog.at_level(logging.WARNING, "mnseg.data.integrity"):
+            require_sound_datalist(dataset.write(), batch_size=2, min_labeled=1)
+            assert "no case under \"validation\"" in caplog.text
+            assert "equals min_labeled" not in caplog.text
+            require_sound_datalist(dataset.write(), batch_size=2, min_labeled=2)
+        assert "equals min_labeled" in caplog.text
 
     def test_errors_stop(self, dataset):
         path = dataset.write()

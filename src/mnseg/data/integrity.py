@@ -216,6 +216,8 @@ def require_sound_datalist(
     if not datalist["unlabeled"] and not allow_empty_unlabeled:
         raise UserError(f'datalist {path} has no unlabeled case, so there is nothing to co-train on; add scans under '
                         '"unlabeled" or set allow_empty_unlabeled to true.')
+    if not datalist["validation"]:
+        logger.warning('datalist %s has no case under "validation": the best model cannot be chosen.', path)
     _require_batch(batch_size, min_labeled)
     report = check_datalist(datalist, num_classes=num_classes)
     for finding in report.warnings:
@@ -234,6 +236,8 @@ def _require_batch(batch_size: int | None, min_labeled: int) -> None:
     if batch_size < max(1, min_labeled):
         raise UserError(f"batch_size {batch_size} leaves no room for min_labeled {min_labeled} labeled item(s); "
                         "raise batch_size or lower min_labeled.")
+    if batch_size == min_labeled:
+        logger.warning("batch_size %d equals min_labeled: no batch will ever hold an unlabeled item.", batch_size)
 
 
 def _plural(count: int, noun: str) -> str:
