@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import nibabel as nib
@@ -163,6 +164,15 @@ def test_phantom_data_is_sound(tmp_path):
     counts = [f"--{split}=1" for split in ("labeled", "unlabeled", "validation", "testing")]
     assert main(["phantom", str(tmp_path / "p"), "--size", "24", *counts]) == 0
     assert main(["check", str(tmp_path / "p/datalist.json")]) == 0
+
+
+def test_report_takes_its_options_from_the_report(monkeypatch, capsys):
+    stub = types.ModuleType("mnseg.reports.html")
+    stub.add_report_arguments = lambda parser: parser.add_argument("--run-dir")
+    stub.run_report = lambda args: Path(args.run_dir) / "report.html"
+    monkeypatch.setitem(sys.modules, "mnseg.reports.html", stub)
+    assert main(["report", "--run-dir", "runs"]) == 0
+    assert capsys.readouterr().out == f"{Path('runs/report.html')}\n"
 
 
 def test_version_and_help_import_nothing_heavy():
