@@ -1,8 +1,11 @@
-"""The one exception that users are meant to read."""
+"""The one exception that users are meant to read, and how it is shown."""
 
 from __future__ import annotations
 
-__all__ = ["UserError"]
+import sys
+from types import TracebackType
+
+__all__ = ["UserError", "show_user_errors_plainly", "user_error_in"]
 
 
 class UserError(ValueError):
@@ -10,3 +13,30 @@ class UserError(ValueError):
 
     The command line prints the message without a traceback and exits with 1.
     """
+
+
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """The ``UserError`` that an exception is or was raised from, if there is one."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def show_user_errors_plainly() -> None:
+    """From now on an uncaught ``UserError`` prints its sentence and no traceback, also under MONAI's wrapping.
+
+    Called from train.json's ``initialize``: ``python -m monai.bundle run`` wraps an error of a component three times
+    and ends with a message that no longer says what was wrong.
+    """
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        plain = user_error_in(error)
+        if plain is None:
+            previous(kind, error, traceback)
+        else:
+            print(f"mnseg: {plain}", file=sys.stderr)
+
+    sys.excepthook = hook

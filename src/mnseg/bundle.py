@@ -1,0 +1,88 @@
+"""What a bundle config asks of its own text: no mistyped keys, and a record of the model for evaluation."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from mnseg.errors import UserError
+from mnseg.files import atomic_write
+
+__all__ = ["MODEL_KEYS", "refuse_unknown_keys", "unknown_keys", "write_model_overlay"]
+
+MODEL_KEYS = (
+    "class_names",
+    "in_channels",
+    "orientation",
+    "lite",
+    "spacing",
+    "intensity",
+    "patch_size",
+    "overlap",
+    "network_def",
+)
+
+
+def _calling(kind: type) -> Any | None:
+    """The innermost object of a class whose method is running; MONAI does not hand the config to its expressions."""
+    for frame in inspect.stack():
+        owner = frame.frame.f_locals.get("self")
+        if isinstance(owner, kind):
+            return owner
+    return None
+
+
+def unknown_keys(config: Mapping[str, Any], known: Iterable[str]) -> list[str]:
+    """Top-level keys that no config of the bundle has; those that begin with ``_`` are the user's own."""
+    return sorted(key for key in config if not key.startswith("_") and key not in set(known))
+
+
+def refuse_unknown_keys() -> None:
+    """Refuse what MONAI silently accepts: top-level keys, from overlays or the command line, that no config of the
+    bundle has, and ``--key false``, which arrives as a text and would count as true.
+
+    Called from a config's ``initialize``.
+
+    Raises:
+        UserError: naming the keys and the nearest known ones.
+    """
+    workflow = _calling(ConfigWorkflow)
+    if workflow is None:
+        return
+    known: set[str] = set()
+    for path in sorted(Path(workflow.config_root_path).glob("*.json")):
+        known |= ConfigParser.load_config_file(path).keys()
+    unknown = unknown_keys(workflow.parser.get(), known)
+    if unknown:
+        hints = [_with_hint(key, known) for key in unknown]
+        raise UserError(f"No config of the bundle in {workflow.config_root_path} has the key {', '.join(hints)}.")
+    for key, value in workflow.parser.get().items():
+        if value in ("true", "false", "null", "none"):
+            word = {"t": "True", "f": "False", "n": "None"}[value[0]]
+            raise UserError(f"{key} is the text '{value}': write --{key} {word} on the command line.")
+
+
+def _with_hint(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"'{key}' (did you mean '{near[0]}'?)" if near else f"'{key}'"
+
+
+def write_model_overlay(run_dir: str | Path) -> Path | None:
+    """Write ``run_dir/model.json``: all that evaluation and inference must know about the model in training.
+
+    It is an overlay for evaluate.json and inference.json, so that preprocessing and network cannot differ from those
+    of the training. Called from train.json's ``initialize``.
+    """
+    parser = _calling(ConfigParser)
+    if parser is None:
+        return None
+    config = parser.get()
+    content = {key: config[key] for key in MODEL_KEYS if key in config}
+    text = json.dumps(content, indent=4) + "\n"
+    return atomic_write(Path(run_dir) / "model.json", lambda path: path.write_text(text))
