@@ -17,6 +17,7 @@ Everything is drawn from one seed: equal arguments give equal voxels.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -26,10 +27,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.ndimage import gaussian_filter, zoom
 
 from mnseg.errors import UserError
+from mnseg.files import atomic_write
 
 __all__ = ["CLASS_NAMES", "DEFAULT_SIZE", "make_phantom", "write_phantom_dataset"]
 
@@ -142,8 +144,8 @@ def write_phantom_dataset(
             for i in range(count)
         ]
     path = out_dir / "datalist.json"
-    _replace(path, lambda temporary: temporary.write_text(json.dumps(datalist, indent=1) + "\n", encoding="utf-8"))
-    return path
+    text = json.dumps(datalist, indent=1) + "\n"
+    return atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _checked_size(size: int | Sequence[int]) -> tuple[int, int, int]:
@@ -319,17 +321,6 @@ def _write_nifti(path: Path, ras: np.ndarray, affine: np.ndarray, codes: str) ->
     """Store an array given in RAS with the axis directions `codes`."""
     change = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
     scan = nib.Nifti1Image(ras, affine).as_reoriented(change)
-    assert np.allclose(scan.affine, affine @ inv_ornt_aff(change, ras.shape))
     scan.header.set_xyzt_units("mm")
-    _replace(path, lambda temporary: nib.save(scan, temporary))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path` and give it the name at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    packed = gzip.compress(scan.to_bytes(), mtime=0)  # no time stamp: equal seeds give equal files
+    atomic_write(path, lambda temporary: temporary.write_bytes(packed))
