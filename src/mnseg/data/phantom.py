@@ -59,7 +59,7 @@ class Difficulty:
     noise: standard deviation of the noise in each of the two channels, as a fraction of the body's intensity.
     """
 
-    contrast: float = 0.16
+    contrast: float = 0.13
     pose: float = 0.07
     lumps: float = 0.30
     bias: float = 0.30
