@@ -78,7 +78,8 @@ def _line(axis: Axes, history: list[dict], key: str, label: str, color: str, sty
 def _shade_stages(axes: tuple[Axes, ...], history: list[dict]) -> None:
     """Fill each run of epochs of one stage from half an epoch before it to half an epoch behind it."""
     first, last = history[0]["epoch"], history[-1]["epoch"]
-    starts = [record for i, record in enumerate(history) if i == 0 or record.get("stage") != history[i - 1].get("stage")]
+    stages = [record.get("stage") for record in history]
+    starts = [record for i, record in enumerate(history) if i == 0 or stages[i] != stages[i - 1]]
     for i, record in enumerate(starts):
         left = record["epoch"] - 0.5
         right = starts[i + 1]["epoch"] - 0.5 if i + 1 < len(starts) else last + 0.5

@@ -22,7 +22,7 @@ from mnseg.reports.curves import curves_figure, describe_curves
 from mnseg.reports.overlays import Picture, overlay_figure, read_canonical, spread_cases
 from mnseg.reports.page import figure_block, note, page, section, table
 from mnseg.reports.run_data import Run, load_run
-from mnseg.reports.tables import difference_table, headline, metric_table
+from mnseg.reports.tables import difference_table, headlines, metric_table
 
 __all__ = ["add_report_arguments", "run_report", "write_report"]
 
@@ -36,11 +36,12 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
                                                              "(default: the datalist's own)")
     parser.add_argument("--run", metavar="NAME=DIR", action="append", required=True, dest="runs",
                         help="run directory with its name on the page; repeat it to compare")
-    parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help="default: report.html")
+    parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help="default: %(default)s")
     parser.add_argument("--baseline", metavar="NAME", help="run that the others are compared with "
                                                            "(default: one named supervised, else the last)")
-    parser.add_argument("--max-cases", metavar="N", type=int, default=4, help="cases shown in pictures (default: 4)")
-    parser.add_argument("--title", default=TITLE)
+    parser.add_argument("--max-cases", metavar="N", type=int, default=4,
+                        help="cases shown in pictures (default: %(default)s)")
+    parser.add_argument("--title", metavar="TEXT", default=TITLE, help="heading of the page")
 
 
 def run_report(args: argparse.Namespace) -> Path:
@@ -133,7 +134,7 @@ def _results(runs: Sequence[Run], baseline: Run | None) -> str:
     parts = [_missing(run, "eval/field_metrics.csv", "it is not in the tables; evaluate it with "
                       "configs/metrics/field.json") for run in runs if not run.metrics]
     if measured:
-        parts = [note(headline(runs, baseline), "lead"), *parts, metric_table(measured)]
+        parts = [*(note(line, "lead") for line in headlines(runs, baseline)), *parts, metric_table(measured)]
         if baseline is not None and baseline.metrics and len(measured) > 1:
             parts += ["<h3>Paired differences</h3>", difference_table(measured, baseline)]
     return section("Results", *parts)
@@ -145,7 +146,7 @@ def _pictures(content: dict, runs: Sequence[Run], baseline: Run | None, max_case
     items = {item["case"]: item for split in SPLITS for item in content.get(split, []) if "label" in item}
     with_masks = set().union(*(run.predictions for run in runs)) & set(items)
     if not with_masks:
-        return section(heading, *parts, note("There is no case with both a mask and a truth in the datalist.", "missing"))
+        return section(heading, *parts, note("No case has both a mask and a truth in the datalist.", "missing"))
     shown, reason = _choose(runs, baseline, with_masks, max_cases)
     pictures, drawn = [], []
     for case, place in shown:
@@ -178,15 +179,18 @@ def _choose(
     if main is not None and baseline is not None and baseline.metrics:
         ours, theirs = main.values("dice"), baseline.values("dice")
         values = {case: ours[case] - theirs[case] for case in ours if case in theirs and case in cases}
-        reason = f"Cases from the largest gain in Dice of {main.name} over {baseline.name} to the smallest."
+        word = "difference {:+.3f}"
+        reason = f"From the case with the largest gain in Dice of {main.name} over {baseline.name} to the smallest " \
+                 "(or largest loss), evenly by rank."
     elif measured:
         values = {case: dice for case, dice in measured[0].values("dice").items() if case in cases}
-        reason = f"Cases from the best to the worst Dice of {measured[0].name}."
+        word = "Dice {:.3f}"
+        reason = f"From the best to the worst Dice of {measured[0].name}, evenly by rank."
     else:
         values = {}
     if not values:
         return [(case, "") for case in sorted(cases)[:count]], "The first cases by name."
-    return spread_cases(values, count), reason
+    return [(case, word.format(values[case])) for case in spread_cases(values, count)], reason
 
 
 def _picture(item: dict, case: str, place: str, runs: Sequence[Run]) -> Picture:
@@ -200,7 +204,7 @@ def _picture(item: dict, case: str, place: str, runs: Sequence[Run]) -> Picture:
             raise UserError(f"the mask of {run.name} is not on the grid of the scan")
         dice = run.values("dice").get(case, float("nan"))
         masks.append((f"{run.name}\n" + (f"Dice {dice:.3f}" if np.isfinite(dice) else ""), mask))
-    return Picture(f"{case} ({place})" if place else case, scan, truth, masks)
+    return Picture(f"{case}: {place}" if place else case, scan, truth, masks)
 
 
 def _class_names(content: dict, runs: Sequence[Run], pictures: Sequence[Picture]) -> dict[int, str]:

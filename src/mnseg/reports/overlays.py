@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from mnseg.data.volume_io import open_volume, read_voxels
 from mnseg.errors import UserError
@@ -80,18 +81,15 @@ def pick_slice(truth: np.ndarray, axis: int) -> int:
     return int(score.argmax()) if score.any() else truth.shape[axis] // 2
 
 
-def spread_cases(values: dict[str, float], count: int) -> list[tuple[str, str]]:
-    """Up to `count` cases from the highest to the lowest value, evenly by rank, each with its place in words.
+def spread_cases(values: dict[str, float], count: int) -> list[str]:
+    """Up to `count` cases from the highest to the lowest value, evenly by rank: three are best, median, worst.
 
-    Cases without a finite value are left out.
+    Cases without a finite value are left out; equal values are ordered by name.
     """
     ranked = sorted((case for case in values if np.isfinite(values[case])), key=lambda case: (-values[case], case))
-    count = min(count, len(ranked))
-    if count < 2:
-        return [(case, "middle") for case in ranked[len(ranked) // 2 :][:count]]
-    ranks = [round(i * (len(ranked) - 1) / (count - 1)) for i in range(count)]
-    names = {0: "best", len(ranked) - 1: "worst"}
-    return [(ranked[r], names.get(r, f"rank {r + 1} of {len(ranked)}")) for r in ranks]
+    count = max(0, min(count, len(ranked)))
+    ranks = np.linspace(0, len(ranked) - 1, count) if count > 1 else [(len(ranked) - 1) // 2] * count
+    return [ranked[round(rank)] for rank in ranks]
 
 
 def overlay_figure(pictures: Sequence[Picture], axis: int, class_names: dict[int, str]) -> Figure:
@@ -105,7 +103,7 @@ def overlay_figure(pictures: Sequence[Picture], axis: int, class_names: dict[int
     columns = 2 + len(pictures[0].masks)
     heights = [_extent(picture.scan, axis)[1] / _extent(picture.scan, axis)[0] for picture in pictures]
     width = min(3.0, 11.0 / columns)
-    figure = Figure(figsize=(width * columns, sum(width * h + 0.62 for h in heights) + 0.45), layout="constrained")
+    figure = Figure(figsize=(width * columns, sum(width * h + 0.42 for h in heights) + 0.45), layout="constrained")
     panels = figure.subplots(len(pictures), columns, squeeze=False)
     for row, picture in zip(panels, pictures, strict=True):
         index = pick_slice(picture.truth.voxels, axis)
@@ -118,9 +116,8 @@ def overlay_figure(pictures: Sequence[Picture], axis: int, class_names: dict[int
                 panel.text(0.5, 0.5, "no mask for this case", transform=panel.transAxes, ha="center", va="center",
                            color="white", backgroundcolor="#8a1c1c", fontsize=9)
     handles = [Line2D([], [], color=class_color(k), linewidth=4, label=name) for k, name in class_names.items()]
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), 6)),
-                           facecolor="#3a3f47", framealpha=1, edgecolor="none", labelcolor="white", fontsize=9)
-    legend.set_in_layout(True)
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), 6)),
+                  facecolor="#3a3f47", framealpha=1, edgecolor="none", labelcolor="white", fontsize=9)
     return figure
 
 
@@ -144,7 +141,8 @@ def _draw_panel(
                 panel.contourf(x, y, inside, [0.5, 1.5], colors=[class_color(number)], alpha=0.22)
                 panel.contour(x, y, inside, [0.5], colors=[class_color(number)], linewidths=1.6)
     if axis != 0:
-        panel.text(0.02, 0.5, "R", transform=panel.transAxes, color="white", fontsize=9, va="center")
+        mark = panel.text(0.02, 0.5, "R", transform=panel.transAxes, color="white", fontsize=9, va="center")
+        mark.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
     panel.set_xticks([])
     panel.set_yticks([])
 

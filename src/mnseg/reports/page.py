@@ -36,7 +36,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 caption { text-align: left; padding-bottom: .4rem; }
 th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child, .left { text-align: left; }
-thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
+thead th { white-space: normal; border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 tbody th { font-weight: 600; }
 tr.overall > * { font-weight: 700; background: #eef4fa; }
 tr.group > * { border-top: 2px solid #8a97a8; }

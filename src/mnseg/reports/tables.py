@@ -13,7 +13,7 @@ from mnseg.reports.page import Cell, note, table
 from mnseg.reports.run_data import Run
 from mnseg.reports.statistics import paired_difference
 
-__all__ = ["compare", "difference_table", "headline", "metric_table"]
+__all__ = ["compare", "difference_table", "headlines", "metric_table"]
 
 LABELS = {
     "dice": "Dice %",
@@ -29,13 +29,13 @@ DEFINITIONS = (
     "ASD goes from the prediction to the truth), which is what most papers of this field print; MONAI's own HD95 "
     "is defined differently and comes out larger. Each value is the mean ± standard deviation over cases, measured "
     "on the scan's own grid; “all classes” first averages the classes of a case. An empty prediction counts as Dice 0 "
-    "and has no distance: it is left out of HD95 and ASD and counted in the last column."
+    "and has no distance: it is left out of HD95 and ASD and counted in the last column (empty masks)."
 )
 
 
 def metric_table(runs: Sequence[Run]) -> str:
     """Mean ± sd of every run, class and metric."""
-    head = ["run, class", *(LABELS[metric] for metric in METRIC_NAMES), "cases", "empty predictions"]
+    head = ["run, class", *(LABELS[metric] for metric in METRIC_NAMES), "cases", "empty masks"]
     rows = []
     for run in runs:
         groups = [(None, "all classes"), *run.classes().items()]
@@ -79,8 +79,8 @@ def difference_table(runs: Sequence[Run], baseline: Run) -> str:
     )
 
 
-def headline(runs: Sequence[Run], baseline: Run | None) -> str:
-    """One sentence per run with the mean Dice and what it is against the baseline."""
+def headlines(runs: Sequence[Run], baseline: Run | None) -> list[str]:
+    """One sentence per measured run with the mean Dice and what it is against the baseline."""
     sentences = []
     for run in runs:
         if not run.metrics:
@@ -88,12 +88,15 @@ def headline(runs: Sequence[Run], baseline: Run | None) -> str:
         dice = np.nanmean(list(run.values("dice").values())) * 100
         text = f"{run.name}: mean Dice {dice:.1f} % on {len(run.cases())} cases"
         if baseline is not None and run is not baseline and baseline.metrics:
-            mean, low, high, pairs = (value * 100 for value in compare(run, baseline, "dice"))
+            mean, low, high = (value * 100 for value in compare(run, baseline, "dice")[:3])
             if math.isfinite(low):
                 verdict = _verdict(low, high, baseline.name)
-                text += f", {mean:+.1f} points against {baseline.name} [{low:+.1f}, {high:+.1f}]{verdict}"
+                text += (
+                    f", {_signed(mean, 1)} points against {baseline.name} "
+                    f"(95 % interval {_signed(low, 1)} to {_signed(high, 1)}){verdict}"
+                )
         sentences.append(text + ".")
-    return " ".join(sentences)
+    return sentences
 
 
 def _verdict(low: float, high: float, baseline: str) -> str:
