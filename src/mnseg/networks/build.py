@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from torch import nn
 
 from mnseg.networks.adaptation import adapt, describe_trainable
 from mnseg.networks.pretrained import load_segmenter
@@ -57,6 +58,9 @@ def build_slice_network(
         # Random weights come with statistics that nobody measured: freezing those would switch batch norm off.
         freeze = None if pretrained else False
         network = adapt(loaded.model, finetuning, lora_rank, lora_alpha, lora_dropout, freeze_statistics=freeze)
+    if not any(isinstance(m, nn.Linear) for m in network.modules()):
+        # Convolutional networks run 20 to 40 % faster so on a CPU; transformers reshape between layers and do not.
+        network = network.to(memory_format=torch.channels_last)
     if not pretrained:
         logger.warning("The 2D network %s starts from random weights (pretrained is false).", name_or_dir)
         if finetuning != "whole":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PretrainedConfig, SegformerConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES as SEGMENTERS
 from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
 
 from mnseg.errors import UserError
 
@@ -161,7 +163,8 @@ def _load_config(name: str, num_classes: int, local_only: bool) -> PretrainedCon
     if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
         raise UserError(f"{name} holds no config.json: give the directory of a transformers segmentation model.")
     try:
-        config = AutoConfig.from_pretrained(name, num_labels=num_classes, local_files_only=local_only)
+        with _quiet_transformers():
+            config = AutoConfig.from_pretrained(name, num_labels=num_classes, local_files_only=local_only)
     except Exception as e:  # OSError, ValueError, hub errors of several libraries: all mean that there is no model
         where = "the model hub cannot be reached" if local_only else _first_line(e)
         raise UserError(
@@ -185,14 +188,15 @@ def _from_config(config: PretrainedConfig) -> nn.Module:
 
 def _from_pretrained(name: str, config: PretrainedConfig, local_only: bool) -> nn.Module:
     try:
-        model, info = AutoModelForSemanticSegmentation.from_pretrained(
-            name,
-            config=config,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            local_files_only=local_only,
-            dtype=torch.float32,
-        )
+        with _quiet_transformers():
+            model, info = AutoModelForSemanticSegmentation.from_pretrained(
+                name,
+                config=config,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                local_files_only=local_only,
+                dtype=torch.float32,
+            )
     except Exception as e:  # OSError (no weights), SafetensorError (damaged file), RuntimeError (shapes)
         raise UserError(
             f"The weights of {name} cannot be loaded ({_first_line(e)}): set pretrained: false to start from random "
@@ -313,6 +317,20 @@ def _hub_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no load report: replacing the head is expected, all else is checked by us."""
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:
