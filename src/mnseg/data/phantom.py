@@ -33,7 +33,7 @@ from scipy.ndimage import gaussian_filter, zoom
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 
-__all__ = ["CLASS_NAMES", "DEFAULT_SIZE", "make_phantom", "write_phantom_dataset"]
+__all__ = ["CLASS_NAMES", "DEFAULT_SIZE", "Difficulty", "make_phantom", "write_phantom_dataset"]
 
 CLASS_NAMES = ("background", "lobe", "bean", "tube")
 DEFAULT_SIZE = (40, 40, 32)
@@ -50,7 +50,7 @@ Shape = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How far cases differ from each other; the defaults are calibrated (see tests and docs), not anatomical.
+    """How far cases differ from each other; the defaults are calibrated (a small UNet, four labels), not anatomical.
 
     contrast: spread of a structure's intensity around its usual one, as a fraction of the body's intensity.
     pose: spread of position and size, in units of half the field of view.

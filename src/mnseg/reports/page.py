@@ -39,6 +39,7 @@ th:first-child, td:first-child, .left { text-align: left; }
 thead th { white-space: normal; border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 tbody th { font-weight: 600; }
 tr.overall > * { font-weight: 700; background: #eef4fa; }
+tbody th span { font-weight: 400; padding-left: 1rem; }
 tr.group > * { border-top: 2px solid #8a97a8; }
 small { color: var(--soft); font-weight: 400; font-size: .85em; }
 td.wrap { white-space: normal; text-align: left; font-family: ui-monospace, "DejaVu Sans Mono", monospace;
@@ -94,12 +95,15 @@ def table(caption: str, head: Sequence[str], rows: Iterable[tuple[str, Sequence[
         head: column headings.
         rows: (CSS classes of the row, cells); a `Cell` is taken as HTML, any other string is escaped.
     """
-    cells = "".join(f'<th scope="col">{_html(text)}</th>' for text in head)
     body = ""
+    rows = list(rows)
+    long_texts = any("settings" in kind for kind, _ in rows)
     for kind, (first, *rest) in rows:
         wrap = ' class="wrap"' if "settings" in kind else ""
         body += f'<tr class="{kind}"><th scope="row">{_html(first)}</th>'
         body += "".join(f"<td{wrap}>{_html(text)}</td>" for text in rest) + "</tr>\n"
+    align = ' class="left"' if long_texts else ""
+    cells = "".join(f'<th scope="col"{align}>{_html(text)}</th>' for text in head)
     return (
         f'<div class="scroll"><table><caption>{escape(caption)}</caption><thead><tr>{cells}</tr></thead>\n'
         f"<tbody>\n{body}</tbody></table></div>"

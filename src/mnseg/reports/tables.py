@@ -41,11 +41,11 @@ def metric_table(runs: Sequence[Run]) -> str:
         groups = [(None, "all classes"), *run.classes().items()]
         for number, label in groups:
             kind = "overall group" if number is None else ""
-            first = Cell(f"{escape(run.name)} <small>{escape(label)}</small>") if number is None else label
+            first = _row_heading(run, number, label)
             cells = [_mean_sd(run.values(metric, number), _scale(metric)) for metric in METRIC_NAMES]
             empty = str(run.count_notes("empty prediction", number))
             rows.append((kind, [first, *cells, str(len(run.values("dice", number))), empty]))
-    return table("Agreement with the manual truth, mean ± sd over cases", head, rows) + note(DEFINITIONS)
+    return table("Agreement with the truth, mean ± sd over cases", head, rows) + note(DEFINITIONS)
 
 
 def compare(run: Run, baseline: Run, metric: str, number: int | None = None) -> tuple[float, float, float, int]:
@@ -63,7 +63,7 @@ def difference_table(runs: Sequence[Run], baseline: Run) -> str:
         if run is baseline:
             continue
         for number, label in [(None, "all classes"), *run.classes().items()]:
-            first = Cell(f"{escape(run.name)} <small>{escape(label)}</small>") if number is None else label
+            first = _row_heading(run, number, label)
             results = [compare(run, baseline, metric, number) for metric in metrics]
             cells = [_interval(*result[:3], _scale(m)) for m, result in zip(metrics, results, strict=True)]
             pairs = str(results[0][3])
@@ -75,7 +75,8 @@ def difference_table(runs: Sequence[Run], baseline: Run) -> str:
     return table(caption, ["run, class", *(units[m] for m in metrics), "pairs"], rows) + note(
         "Plus means a larger value than the baseline's: good for Dice and Jaccard, bad for HD95 and ASD. Intervals: "
         "bootstrap over cases (BCa, 9999 resamples). They speak of the choice of test cases, not of "
-        "what another random seed of the training would change. An interval that contains 0 shows no difference."
+        "what another random seed of the training would change. An interval that contains 0 leaves open which of the "
+        "two is better; with fewer than about ten pairs the interval itself is rough."
     )
 
 
@@ -99,12 +100,18 @@ def headlines(runs: Sequence[Run], baseline: Run | None) -> list[str]:
     return sentences
 
 
+def _row_heading(run: Run, number: int | None, label: str) -> Cell:
+    if number is None:
+        return Cell(f"{escape(run.name)} <small>{escape(label)}</small>")
+    return Cell(f"<span>{escape(label)}</span>")
+
+
 def _verdict(low: float, high: float, baseline: str) -> str:
     if low > 0:
         return f", better than {baseline} on these cases"
     if high < 0:
         return f", worse than {baseline} on these cases"
-    return "; the interval contains 0, so these cases show no difference"
+    return "; the interval contains 0, so these cases leave open which is better"
 
 
 def _scale(metric: str) -> float:
