@@ -49,6 +49,15 @@ def _segformer() -> SegformerForSemanticSegmentation:
     return SegformerForSemanticSegmentation(_tiny_segformer_config(OLD_CLASSES))
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread():
+    """Layers this small gain nothing from a second thread, and wait for it long when the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory) -> Path:
     """Directory with segformer/, upernet/ and beit/, each with weights for five classes."""
