@@ -5,11 +5,11 @@ A phantom is a body with three labeled structures and several that look like the
 - ``lobe``: a large, lumpy organ on one side (liver-like),
 - ``bean``: a middle-sized organ with a hollow on the other side (kidney-like),
 - ``tube``: a thin winding vessel along the through-plane axis (aorta-like),
-- decoys: a bean on the lobe's side, a second tube, blobs, a spine; each borrows the intensity of a labeled structure.
+- decoys: a bean on the lobe's side, a second tube and blobs with the intensity of a labeled structure, a spine.
 
 What makes it hard for a network that has seen four of them: pose, size and outline are drawn per case, and so is
-every tissue's intensity (a structure may be brighter than its surroundings in one case and darker in the next); a
-bias field, partial volume and Rician noise (Gudbjartsson and Patz, MRM 1995) lie on top. Position, shape and the
+every tissue's intensity (the bean of one case can be as bright as the lobe of another); a bias field, partial volume
+and Rician noise (Gudbjartsson and Patz, MRM 1995) lie on top. Position, shape and the
 neighbors tell a structure from its decoys, as in a real scan.
 
 Everything is drawn from one seed: equal arguments give equal voxels.
@@ -20,7 +20,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -166,30 +166,32 @@ def _draw_anatomy(rng: np.random.Generator, shape: tuple[int, int, int], difficu
     """Tissue numbers on the supersampled grid, (H*s, W*s, D*s) uint8; later structures cover earlier ones."""
     fine = tuple(n * SUPERSAMPLING for n in shape)
     axes = [(np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1 for n in fine]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"))
-    points = _pose(rng, points, difficulty.pose)
+    points = _pose(rng, np.stack(np.meshgrid(*axes, indexing="ij")), difficulty.pose)
     tissue = np.zeros(fine, np.uint8)
-
-    def paint(value: int, shape_function: Shape, lumps: float = 1.0, inside: int | None = None) -> None:
+    for value, shape_function, lumps in _structures(rng, difficulty):
         level = shape_function(points) + lumps * difficulty.lumps * _smooth_noise(rng, fine, 5)
-        mask = level < 1
-        if inside is not None:
-            mask &= tissue != inside
-        tissue[mask] = value
+        inside_body = (tissue != AIR) | (value == BODY)
+        tissue[(level < 1) & inside_body] = value
+    return tissue
 
-    paint(BODY, _ellipsoid((0, 0, 0), (0.90, 0.74, 9.0), power=2.5), lumps=0.25)
-    paint(SPINE, _tube(rng, (0.0, -0.50), 0.13, wander=0.03), lumps=0.5, inside=AIR)
+
+def _structures(rng: np.random.Generator, difficulty: Difficulty) -> Iterator[tuple[int, Shape, float]]:
+    """(tissue, shape, how lumpy) of everything in a body, in the order of painting: the labeled ones last."""
+
+    def near(*center: float) -> np.ndarray:
+        return np.array(center) + rng.normal(0, difficulty.pose, 3)
+
+    yield BODY, _ellipsoid((0, 0, 0), (0.90, 0.74, 9.0), power=2.5), 0.25
+    yield SPINE, _tube(rng, (0.0, -0.50), 0.13, wander=0.03), 0.5
     for _ in range(int(rng.integers(3, 6))):
         center = rng.uniform((-0.6, -0.45, -0.9), (0.6, 0.55, 0.9))
-        paint(DECOY_BLOB, _ellipsoid(center, rng.uniform(0.10, 0.26, 3)), inside=AIR)
-    jitter = lambda: rng.normal(0, difficulty.pose, 3)  # noqa: E731
-    paint(DECOY_TUBE, _tube(rng, (0.22, -0.24), rng.uniform(0.10, 0.15), wander=0.08), inside=AIR)
-    paint(DECOY_BEAN, _bean(np.array((0.48, -0.30, -0.25)) + jitter(), rng.uniform(0.6, 0.95), hollow=-1), inside=AIR)
-    paint(1, _ellipsoid(np.array((0.42, 0.14, 0.20)) + jitter(), rng.uniform((0.34, 0.36, 0.45), (0.48, 0.52, 0.70)),
-                        power=rng.uniform(1.8, 3.2)), lumps=1.3, inside=AIR)
-    paint(2, _bean(np.array((-0.48, -0.10, -0.10)) + jitter(), rng.uniform(1.2, 1.6), hollow=1), inside=AIR)
-    paint(3, _tube(rng, (-0.08, -0.20), rng.uniform(0.16, 0.22), wander=0.10), inside=AIR)
-    return tissue
+        yield DECOY_BLOB, _ellipsoid(center, rng.uniform(0.10, 0.26, 3)), 1.0
+    yield DECOY_TUBE, _tube(rng, (0.22, -0.24), rng.uniform(0.10, 0.15), wander=0.08), 1.0
+    yield DECOY_BEAN, _bean(near(0.48, -0.30, -0.25), rng.uniform(0.6, 0.95), hollow=-1), 1.0
+    center, radii = near(0.42, 0.14, 0.20), rng.uniform((0.34, 0.36, 0.45), (0.48, 0.52, 0.70))
+    yield 1, _ellipsoid(center, radii, power=rng.uniform(1.8, 3.2)), 1.3
+    yield 2, _bean(near(-0.48, -0.10, -0.10), rng.uniform(1.2, 1.6), hollow=1), 1.0
+    yield 3, _tube(rng, (-0.08, -0.20), rng.uniform(0.16, 0.22), wander=0.10), 1.0
 
 
 def _pose(rng: np.random.Generator, points: np.ndarray, spread: float) -> np.ndarray:
