@@ -31,7 +31,7 @@ MODEL_KEYS = (
 
 def _calling(kind: type) -> Any | None:
     """The innermost object of a class whose method is running; MONAI does not hand the config to its expressions."""
-    for frame in inspect.stack():
+    for frame in inspect.stack(0):
         owner = frame.frame.f_locals.get("self")
         if isinstance(owner, kind):
             return owner

@@ -18,6 +18,7 @@ __all__ = ["TrainingState"]
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+ENGINE_VALUES = ("epoch", "iteration", "unlabeled_seen", "best_metric", "best_metric_epoch")
 
 
 class TrainingState:
@@ -29,7 +30,7 @@ class TrainingState:
     Args:
         path: the checkpoint file; it loads with ``weights_only=True``.
         objects: name -> object with ``state_dict`` and ``load_state_dict`` (networks, optimizers, loss scalers, moving
-            average, pseudo-foreground, best metric). None values are left out.
+            average, pseudo-foreground). None values are left out.
         settings: plain values that must be the same when the run goes on (data, batch size, epochs, seed, …).
     """
 
@@ -44,9 +45,7 @@ class TrainingState:
         content = {
             "format": FORMAT,
             "settings": self.settings,
-            "epoch": state.epoch,
-            "iteration": state.iteration,
-            "unlabeled_seen": state.unlabeled_seen,
+            "engine": {name: getattr(state, name) for name in ENGINE_VALUES},
             "scalers": {name: scaler.state_dict() for name, scaler in engine.scalers.items()},
             "objects": {name: value.state_dict() for name, value in self.objects.items()},
         }
@@ -68,10 +67,9 @@ class TrainingState:
             value.load_state_dict(content["objects"][name])
         for name, scaler in engine.scalers.items():
             scaler.load_state_dict(content["scalers"][name])
-        engine.state.epoch = content["epoch"]
-        engine.state.iteration = content["iteration"]
-        engine.state.unlabeled_seen = content["unlabeled_seen"]
-        logger.info("continuing %s after epoch %d", self.path, content["epoch"])
+        for name in ENGINE_VALUES:
+            setattr(engine.state, name, content["engine"][name])
+        logger.info("continuing %s after epoch %d", self.path, engine.state.epoch)
 
     def _require_same_settings(self, saved: Mapping[str, str]) -> None:
         names = sorted(saved.keys() | self.settings.keys())

@@ -6,6 +6,7 @@ from mnseg.handlers.epoch_seed import EpochSeedHandler
 from mnseg.handlers.history import HistoryHandler
 from mnseg.handlers.lr_schedule import TwoStageLRHandler
 from mnseg.handlers.lrg_sampling import LRGSamplingHandler
+from mnseg.handlers.optional import OptionalHandler
 from mnseg.handlers.progress import ProgressHandler
 from mnseg.handlers.pseudo_foreground import PseudoForegroundHandler
 from mnseg.handlers.resume import ResumeHandler
@@ -17,6 +18,7 @@ __all__ = [
     "EpochSeedHandler",
     "HistoryHandler",
     "LRGSamplingHandler",
+    "OptionalHandler",
     "ProgressHandler",
     "PseudoForegroundHandler",
     "ResumeHandler",

@@ -19,7 +19,8 @@ class SaveModelHandler:
     """Write ``model.pt`` at the end, and ``model_best.pt`` whenever the validation metric has improved.
 
     Both are plain state dicts of the 3D network. The published tables use the final weights; the best ones are kept
-    beside them, chosen on validation cases only.
+    beside them, chosen on validation cases only. The best value is ``engine.state.best_metric``, which the checkpoint
+    keeps, so that a continued run does not overwrite a better model.
 
     Args:
         network: the network to write (the moving average, where there is one).
@@ -31,8 +32,6 @@ class SaveModelHandler:
         self.network = network
         self.ckpt_dir = Path(ckpt_dir)
         self.metric = metric
-        self.best = float("-inf")
-        self.best_epoch = 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a ``CoTrainer``, behind ``CoValidationHandler``."""
@@ -40,20 +39,15 @@ class SaveModelHandler:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def __call__(self, engine: Engine) -> None:
-        value = getattr(engine.state, "validation", {}).get(self.metric)
-        if value is not None and value > self.best:
-            self.best, self.best_epoch = value, engine.state.epoch
+        state = engine.state
+        value = getattr(state, "validation", {}).get(self.metric)
+        if value is not None and value > state.best_metric:
+            state.best_metric, state.best_metric_epoch = value, state.epoch
             atomic_save(self.network.state_dict(), self.ckpt_dir / "model_best.pt")
 
     def finish(self, engine: Engine) -> None:
         """Write the final weights."""
         path = atomic_save(self.network.state_dict(), self.ckpt_dir / "model.pt")
-        logger.info("final 3D network: %s (best on validation: epoch %d, %.4f)", path, self.best_epoch, self.best)
-
-    def state_dict(self) -> dict:
-        """The best value so far, so that a continued run does not overwrite a better model."""
-        return {"best": self.best, "best_epoch": self.best_epoch}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take over what ``state_dict`` gave."""
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        state = engine.state
+        best = f"epoch {state.best_metric_epoch}, {state.best_metric:.4f}" if state.best_metric >= 0 else "not measured"
+        logger.info("final 3D network: %s (best on validation: %s)", path, best)
