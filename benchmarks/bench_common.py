@@ -1,0 +1,106 @@
+"""What the three benchmark scripts share: opening the bundle, reading options, naming the machine."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigWorkflow
+
+from mnseg.errors import UserError
+
+__all__ = ["CONFIGS", "ROOT", "hardware", "open_bundle", "overrides_of", "peak_memory_mib", "quiet"]
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "bundles" / "mn_cotraining" / "configs"
+
+
+def quiet() -> None:
+    """Only warnings of our own: what MONAI says about trusting configs is for other people's configs."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("monai", "ignite"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+def overrides_of(pairs: Iterable[str]) -> dict[str, Any]:
+    """``["batch_size=4", "spacing=[1, 1, 2]", "sampling=linear"]`` -> values as Python reads them, else as text.
+
+    Raises:
+        UserError: for a pair without ``=``.
+    """
+    result = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not (key and sign):
+            raise UserError(f"'{pair}' is no override: write key=value.")
+        try:
+            result[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            result[key] = text
+    return result
+
+
+def open_bundle(config: str, overlays: Iterable[str | Path], workflow_type: str, **override: Any) -> ConfigWorkflow:
+    """Initialized workflow of a config of the bundle, as ``python -m monai.bundle run`` would make it.
+
+    Args:
+        config: "train.json" or "evaluate.json".
+        overlays: further config files; relative ones are looked for in the current folder, then in the repository.
+        workflow_type: "train" or "infer".
+        override: top-level keys.
+
+    Raises:
+        UserError: for an overlay that does not exist.
+    """
+    files = [str(CONFIGS / config), *(str(_found(path)) for path in overlays)]
+    workflow = ConfigWorkflow(files, workflow_type=workflow_type, logging_file=False, **override)
+    workflow.initialize()
+    return workflow
+
+
+def _found(path: str | Path) -> Path:
+    for candidate in (Path(path), ROOT / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    raise UserError(f"The config {path} does not exist, neither here nor in {ROOT}.")
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """The machine, torch and threads that a time belongs to."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": str(device),
+        "hardware": name,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory so far in MiB: allocated by torch on a GPU; the whole process's resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
