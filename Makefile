@@ -1,0 +1,123 @@
+# Two commands for newcomers: `make demo` and `make test`. `make help` lists the rest.
+#
+# Variables, all optional:
+#   PYTHON=python3.11        the interpreter that the virtual environment is made with
+#   VENV=.venv               where the virtual environment lies
+#   TORCH=torch==2.13.0      what pip installs as torch; the default is the version that was tested
+#   TORCH_INDEX_URL=URL      where pip looks for torch: the CPU index that PyTorch's install page shows keeps a machine
+#                            without a GPU free of CUDA packages
+#   WEIGHTS=DIR              demo: pretrained 2D network, a Hugging Face directory with a semantic segmentation model
+#   DEMO=demo                demo: the folder that everything is written to
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean-demo clean-venv demo-network
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCH_INDEX_URL ?=
+WEIGHTS ?=
+DEMO ?= demo
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --no-input --disable-pip-version-check
+BUNDLE := bundles/mn_cotraining/configs
+# One thread each: two trainings run side by side, and two threads in one of them would mostly wait for each other.
+RUN := OMP_NUM_THREADS=1 $(BIN)/python -m monai.bundle run
+TRAIN := '$(BUNDLE)/train.json','configs/datasets/phantom.json','configs/recipes/demo.json'
+
+ifeq ($(strip $(WEIGHTS)),)
+NETWORK_2D := segformer-tiny-random from RANDOM weights (no WEIGHTS=DIR given), all of it trained
+NETWORK_2D_KEYS :=
+else
+NETWORK_2D := $(abspath $(WEIGHTS)), pretrained, fine-tuned with LoRA
+NETWORK_2D_KEYS := --model_2d '$(abspath $(WEIGHTS))' --pretrained True --finetuning lora
+endif
+
+help:
+	@echo "make demo        phantom scans, co-training on two CPU cores, evaluation, $(DEMO)/report.html"
+	@echo "make test        style check and the quick tests"
+	@echo "make lint        style check alone (ruff)"
+	@echo "make clean-demo  remove $(DEMO)/"
+	@echo "make clean-venv  remove $(VENV)/"
+	@echo "Variables (PYTHON, VENV, TORCH, TORCH_INDEX_URL, WEIGHTS, DEMO): see the top of the Makefile."
+
+# ------------------------------------------------------------------------------------------------ installation
+
+$(VENV)/.torch:
+	@echo "== virtual environment $(VENV), $(TORCH)$(if $(TORCH_INDEX_URL), from $(TORCH_INDEX_URL))"
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("mnseg needs Python 3.10 or newer (3.11 is tested): make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
+	@touch $@
+
+$(VENV)/.mnseg: $(VENV)/.torch setup.cfg pyproject.toml
+	@echo "== mnseg and what it needs"
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.mnseg-test: $(VENV)/.mnseg
+	@echo "== what the tests need"
+	$(PIP) install --editable '.[test]'
+	@touch $@
+
+clean-venv:
+	rm -rf $(VENV)
+
+# ------------------------------------------------------------------------------------------------ tests
+
+lint: $(VENV)/.mnseg-test
+	$(BIN)/ruff check .
+
+# -rs: tests without their data say why they were skipped.
+test: lint
+	$(BIN)/python -m pytest -rs
+
+# ------------------------------------------------------------------------------------------------ demo
+
+demo: demo-network $(DEMO)/report.html
+	@echo
+	@echo "Done. Open $(abspath $(DEMO)/report.html) in a browser."
+	@echo "(2D network: $(NETWORK_2D). 'make clean-demo' starts over.)"
+
+# A demo belongs to one 2D network; WEIGHTS given later must not silently show the old result.
+demo-network:
+	@mkdir -p $(DEMO)
+	@[ -f $(DEMO)/network-2d.txt ] || echo '$(NETWORK_2D)' > $(DEMO)/network-2d.txt
+	@[ "$$(cat $(DEMO)/network-2d.txt)" = '$(NETWORK_2D)' ] || { \
+	  echo "$(DEMO)/ was made with another 2D network ($$(cat $(DEMO)/network-2d.txt)): run 'make clean-demo' first." >&2; exit 1; }
+	@echo "== 2D network: $(NETWORK_2D)"
+
+$(DEMO)/data/datalist.json: | $(VENV)/.mnseg demo-network
+	@echo "== artificial scans: 4 labeled, 24 unlabeled, 6 for validation, 8 for testing"
+	$(BIN)/mnseg phantom $(DEMO)/data
+	$(BIN)/mnseg check $@
+
+$(DEMO)/.trained: $(DEMO)/data/datalist.json
+	@echo "== training, two at a time: M&N (bar below, log in $(DEMO)/mn.log) and the same network on labels only,"
+	@echo "   with as many updates (log in $(DEMO)/supervised.log). Stopped? 'make demo' continues."
+	@$(RUN) --config_file "[$(TRAIN),'configs/ablations/supervised_only.json']" $(NETWORK_2D_KEYS) \
+	    --dataset_dir $(DEMO)/data --run_dir $(DEMO)/supervised >> $(DEMO)/supervised.log 2>&1 & other=$$!; \
+	trap 'kill $$other 2>/dev/null || true' EXIT; trap 'exit 130' INT TERM; \
+	$(RUN) --config_file "[$(TRAIN)]" $(NETWORK_2D_KEYS) --dataset_dir $(DEMO)/data --run_dir $(DEMO)/mn \
+	    >> $(DEMO)/mn.log || { tail -n 3 $(DEMO)/mn.log; echo "M&N training FAILED, see above and $(DEMO)/mn.log" >&2; exit 1; }; \
+	echo "M&N is trained; waiting for the other one"; \
+	wait $$other || { tail -n 5 $(DEMO)/supervised.log; echo "supervised training FAILED, see above and $(DEMO)/supervised.log" >&2; exit 1; }
+	@touch $@
+
+$(DEMO)/%/eval/field_metrics.csv: $(DEMO)/.trained
+	@echo "== evaluation on the 8 test scans: $*"
+	@$(RUN) --config_file "['$(BUNDLE)/evaluate.json','$(DEMO)/$*/model.json','configs/metrics/field.json']" \
+	    --dataset_dir $(DEMO)/data --run_dir $(DEMO)/$* > $(DEMO)/$*.evaluate.log 2>&1 \
+	    || { tail -n 5 $(DEMO)/$*.evaluate.log; echo "evaluation FAILED, see $(DEMO)/$*.evaluate.log" >&2; exit 1; }
+
+$(DEMO)/report.html: $(DEMO)/mn/eval/field_metrics.csv $(DEMO)/supervised/eval/field_metrics.csv
+	@echo "== report"
+	$(BIN)/mnseg report --datalist $(DEMO)/data/datalist.json --run "M&N=$(DEMO)/mn" \
+	    --run "supervised only=$(DEMO)/supervised" --baseline "supervised only" -o $@
+
+clean-demo:
+	rm -rf $(DEMO)
