@@ -25,8 +25,10 @@ CONFIGS = ROOT / "bundles" / "mn_cotraining" / "configs"
 def quiet() -> None:
     """Only warnings of our own: what MONAI says about trusting configs is for other people's configs."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in ("monai", "ignite"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.INFO)
+    for name in list(logging.root.manager.loggerDict):  # MONAI gives each of its loggers a level
+        if name.split(".")[0] in ("monai", "ignite"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
 
 
