@@ -107,16 +107,20 @@ def ablation_of(row: str) -> str | None:
 
 
 def train_command(row: str, run_dir: Path, args: argparse.Namespace) -> list[str]:
-    """The command that trains a row; it runs in the repository's folder."""
+    """The command that trains a row; it runs in the repository's folder.
+
+    ``--extra`` comes as an overlay before the row's own, so that it cannot change what makes the row.
+    """
     ablation = ablation_of(row)
-    overlays = [PROTOCOLS[args.dataset].overlay, args.recipe, *([ablation] if ablation else [])]
+    overlays = [PROTOCOLS[args.dataset].overlay, str(args.recipe)]
+    overlays += [str(run_dir / "extra.json")] if args.extra else []
+    overlays += [ablation] if ablation else []
     files = [str((CONFIGS / "train.json").relative_to(ROOT)), *overlays]
     options = {
         "run_dir": run_dir,
         "dataset_dir": args.folder,
         "data_list_file_path": args.datalist,
         "model_2d": args.weights,
-        **overrides_of(shlex.split(args.extra)),
     }
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
     return command + [text for key, value in options.items() for text in (f"--{key}", str(value))]
@@ -128,15 +132,16 @@ def train_row(row: str, run_dir: Path, args: argparse.Namespace) -> int:
     Raises:
         UserError: the folder holds a row that was trained by another command.
     """
-    command = train_command(row, run_dir, args)
+    command, extra = train_command(row, run_dir, args), overrides_of(shlex.split(args.extra))
     record_path = run_dir / "benchmark.json"
-    record = json.loads(record_path.read_text()) if record_path.exists() else {"command": command, "attempts": []}
-    if record["command"][1:] != command[1:]:  # the first is the interpreter
+    record = {"command": command, "extra": extra, "attempts": []}
+    record = json.loads(record_path.read_text()) if record_path.exists() else record
+    if record["command"][1:] != command[1:] or record["extra"] != extra:  # the command's first is the interpreter
         raise UserError(f"{run_dir} was trained by another command (see benchmark.json in it): give another --out.")
     if (run_dir / "models" / "model.pt").exists():
         print(f"{row}: finished before", flush=True)
         return 0
-    run_dir.mkdir(parents=True, exist_ok=True)
+    atomic_write(run_dir / "extra.json", lambda path: path.write_text(json.dumps(extra, indent=4) + "\n"))
     print(f"{row}: training, log in {run_dir / 'train.log'}", flush=True)
     with (run_dir / "train.log").open("a") as log:
         attempt = _run_timed(command, args.threads, log)
@@ -373,7 +378,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", nargs="+", default=DEFAULT_ROWS, metavar="ROW", help=f"of {', '.join(ABLATIONS)}, or "
                         f"files of configs/ablations (default: {' '.join(DEFAULT_ROWS)})")  # fmt: skip
     parser.add_argument("--recipe", default="configs/recipes/cpu.json", metavar="FILE")
-    parser.add_argument("--extra", default="", metavar="'KEY=VALUE …'", help="overrides for every row")
+    parser.add_argument("--extra", default="", metavar="'KEY=VALUE …'", help="overrides of the recipe, for every row")
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each row (default: 1)")
     parser.add_argument("--table-only", action="store_true", help="train nothing, show what has finished")

@@ -114,7 +114,7 @@ def train_variant(
     parser = workflow.parser
     batch_size = parser.get_parsed_content("batch_size")
     if batch_size < 3:
-        raise UserError(f"batch_size {batch_size} leaves fewer than two unlabeled patches to shuffle: --set batch_size=4.")
+        raise UserError(f"batch_size {batch_size} leaves no two unlabeled patches to shuffle: --set batch_size=4.")
     parser.update({"num_unlabeled": batch_size - 1})
     workflow.initialize()
     trainer = parser.get_parsed_content("train::trainer")
