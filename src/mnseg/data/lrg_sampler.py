@@ -26,10 +26,12 @@ def lrg_num_unlabeled(
         min_labeled: labeled patches that always stay in the batch; the bare equation would leave none at the end.
 
     Raises:
-        ValueError: when ``lr_final >= lr_initial``.
+        UserError: when ``lr_final >= lr_initial``.
     """
     if lr_final >= lr_initial:
-        raise ValueError(f"lr_final ({lr_final}) must be below lr_initial ({lr_initial})")
+        raise UserError(
+            f"learning_rate_final ({lr_final}) must be below learning_rate and learning_rate_2d ({lr_initial})."
+        )
     share = (lr_initial - lr_current) / (lr_initial - lr_final)
     # 1e-9 forgives rounding where share * B is a whole number on paper (0.2 * 5 = 0.9999999999999998).
     num_unlabeled = math.floor(min(max(share, 0.0), 1.0) * batch_size + 1e-9)

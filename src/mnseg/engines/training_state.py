@@ -58,18 +58,32 @@ class TrainingState:
             UserError: when the file cannot be read or belongs to a run with other settings.
         """
         try:
-            content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+            # On the CPU: networks and optimizers copy to where they live, and what is kept as numpy must not be on a GPU.
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
             saved = content["settings"]
         except Exception as error:
-            raise UserError(f"{self.path} cannot be read ({error}); remove it, or set resume to false.") from error
+            # torch's own text runs over many lines and advises to unpickle the file.
+            raise UserError(
+                f"{self.path} cannot be read ({type(error).__name__}: damaged, or not a checkpoint of this bundle): "
+                "remove it, or set resume to False to start over."
+            ) from error
         self._require_same_settings(saved)
         for name, value in self.objects.items():
-            value.load_state_dict(content["objects"][name])
+            self._load_object(name, value, content["objects"])
         for name, scaler in engine.scalers.items():
             scaler.load_state_dict(content["scalers"][name])
         for name in ENGINE_VALUES:
             setattr(engine.state, name, content["engine"][name])
         logger.info("continuing %s after epoch %d", self.path, engine.state.epoch)
+
+    def _load_object(self, name: str, value: Any, saved: Mapping[str, Any]) -> None:
+        try:
+            value.load_state_dict(saved[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"The {name} in {self.path} does not fit the one of this run ({' '.join(str(error).split())[:200]}): "
+                "set run_dir to a new folder, or resume to False to start over in this one."
+            ) from error
 
     def _require_same_settings(self, saved: Mapping[str, str]) -> None:
         names = sorted(saved.keys() | self.settings.keys())
@@ -81,7 +95,7 @@ class TrainingState:
         if different:
             raise UserError(
                 f"{self.path} belongs to a run with other settings ({'; '.join(different)}): set run_dir to a new "
-                "folder, or resume to false to start over in this one."
+                "folder, or resume to False to start over in this one."
             )
 
 

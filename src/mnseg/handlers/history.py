@@ -45,6 +45,7 @@ class HistoryHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.close)
 
     def start(self, engine: Engine) -> None:
         """Keep the lines up to the epoch from which the run goes on."""
@@ -92,9 +93,10 @@ class HistoryHandler:
                 self.writer.add_scalar(name, value, record["epoch"])
         logger.info("epoch %d/%d: %s", record["epoch"], engine.state.max_epochs, _readable(record))
 
-    def close(self, engine: Engine) -> None:
-        """Flush TensorBoard's file."""
-        self.writer.close()
+    def close(self, engine: Engine, error: BaseException | None = None) -> None:
+        """Flush TensorBoard's file, at the end or when the run breaks off."""
+        if self.writer is not None:
+            self.writer.close()
 
 
 def _epoch_of(line: str) -> float:

@@ -1,0 +1,105 @@
+"""Checks that a bundle's config makes of its own text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from mnseg.bundle import MODEL_KEYS, refuse_unknown_keys, unknown_keys, write_model_overlay
+from mnseg.errors import UserError, user_error_in
+
+CONFIG = {
+    "imports": ["$from mnseg.bundle import refuse_unknown_keys", "$from mnseg.bundle import write_model_overlay"],
+    "run_dir": "",
+    "pretrained": True,
+    "batch_size": 4,
+    "lite": False,
+    "class_names": ["background", "organ"],
+    "num_classes": "$len(@class_names)",
+    "spacing": "$[2, 2, 2] if @lite else None",
+    "network_def": {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": "@num_classes", "kernel_size": 1},
+    "initialize": ["$refuse_unknown_keys()", "$write_model_overlay(@run_dir)"],
+    "run": ["$@network_def"],
+}
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle" / "configs"
+    folder.mkdir(parents=True)
+    (folder / "train.json").write_text(json.dumps(CONFIG))
+    (folder / "inference.json").write_text(json.dumps({"overlap": 0.5}))
+    (folder / "metadata.json").write_text(json.dumps({"version": "0.1.0"}))
+    return folder
+
+
+def start(configs: Path, *overlays: dict, **override) -> ConfigWorkflow:
+    files = [str(configs / "train.json")]
+    for i, overlay in enumerate(overlays):
+        files.append(str(configs.parents[1] / f"overlay{i}.json"))
+        Path(files[-1]).write_text(json.dumps(overlay))
+    workflow = ConfigWorkflow(
+        config_file=files, workflow_type="train", logging_file=False, run_dir=str(configs.parents[1] / "run"), **override
+    )
+    workflow.initialize()
+    return workflow
+
+
+def refusal(*args, **kwargs) -> str:
+    with pytest.raises(Exception) as caught:  # noqa: B017, PT011
+        start(*args, **kwargs)
+    error = user_error_in(caught.value)
+    assert error is not None, repr(caught.value)
+    assert "\n" not in str(error)
+    return str(error)
+
+
+def test_unknown_keys():
+    assert unknown_keys({"a": 1, "_mine": 2, "c": 3, "b": 4}, ["a"]) == ["b", "c"]
+
+
+def test_known_keys_of_any_config_pass(configs):
+    start(configs, {"batch_size": 2, "overlap": 0.25, "network_def#kernel_size": 3, "_note": "mine"})
+
+
+def test_mistyped_key_in_an_overlay(configs):
+    message = refusal(configs, {"bach_size": 2})
+    assert "'bach_size' (did you mean 'batch_size'?)" in message and str(configs) in message
+
+
+def test_mistyped_key_on_the_command_line(configs):
+    assert "'xyzzy'" in refusal(configs, xyzzy=1)
+    assert "did you mean" not in refusal(configs, xyzzy=1)
+
+
+@pytest.mark.parametrize(("text", "word"), [("false", "False"), ("true", "True"), ("null", "None"), ("none", "None")])
+def test_words_that_would_count_as_true(configs, text, word):
+    message = refusal(configs, pretrained=text)
+    assert f"pretrained is the text '{text}'" in message and f"--pretrained {word}" in message
+
+
+def test_words_as_values_pass(configs):
+    start(configs, pretrained=False)
+    start(configs, pretrained="someone/false-positives")
+
+
+def test_outside_a_workflow_nothing_is_checked():
+    refuse_unknown_keys()
+    assert write_model_overlay("/nonexistent") is None
+
+
+def test_model_overlay_describes_the_model_in_training(configs):
+    start(configs, {"lite": True, "class_names": ["background", "a", "b"], "network_def#kernel_size": 3})
+    content = json.loads((configs.parents[1] / "run" / "model.json").read_text())
+    assert set(content) == set(MODEL_KEYS) & set(CONFIG)
+    assert content["class_names"] == ["background", "a", "b"]
+    assert content["lite"] is True and content["spacing"] == CONFIG["spacing"]
+    assert content["network_def"]["kernel_size"] == 3
+    again = start(configs, content)
+    assert again.parser.get_parsed_content("spacing") == [2, 2, 2]
+    assert isinstance(again.parser.get_parsed_content("network_def"), torch.nn.Conv3d)
+    assert again.parser.get_parsed_content("network_def").out_channels == 3

@@ -1,0 +1,55 @@
+"""How errors that users are meant to read are found and shown."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mnseg.errors import UserError, show_user_errors_plainly, user_error_in
+
+
+def wrapped(inner: Exception, explicit: bool) -> Exception:
+    """As MONAI wraps an error of a component: twice, with `from` or without."""
+    try:
+        try:
+            raise inner
+        except Exception as error:
+            if explicit:
+                raise RuntimeError("Failed to instantiate") from error
+            raise RuntimeError("Failed to instantiate")  # noqa: B904
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_found_under_wrapping(explicit):
+    inner = UserError("say it plainly")
+    assert user_error_in(wrapped(inner, explicit)) is inner
+    assert user_error_in(inner) is inner
+    assert user_error_in(wrapped(KeyError("x"), explicit)) is None
+    assert user_error_in(None) is None
+
+
+@pytest.fixture
+def hook(monkeypatch):
+    calls = []
+    monkeypatch.setattr(sys, "excepthook", lambda *args: calls.append(args))
+    show_user_errors_plainly()
+    yield sys.excepthook, calls
+
+
+def test_user_error_is_one_line_without_traceback(hook, capsys):
+    show, calls = hook
+    error = wrapped(UserError("datalist x.json does not exist"), True)
+    show(type(error), error, None)
+    assert capsys.readouterr().err == "mnseg: datalist x.json does not exist\n"
+    assert calls == []
+
+
+def test_other_errors_keep_their_traceback(hook, capsys):
+    show, calls = hook
+    error = ZeroDivisionError("a bug")
+    show(ZeroDivisionError, error, None)
+    assert calls == [(ZeroDivisionError, error, None)]
+    assert capsys.readouterr().err == ""

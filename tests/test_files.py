@@ -1,0 +1,61 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnseg.files import atomic_save, atomic_write
+
+KILLED = """
+import os, signal, sys
+sys.modules["torch"] = type(sys)("torch")  # not needed here, and slow to import
+from mnseg.files import atomic_write
+
+def write(path):
+    path.write_text("half of the new con")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+atomic_write(sys.argv[1], write)
+"""
+
+
+def test_writes_and_makes_the_folder(tmp_path: Path):
+    path = atomic_write(tmp_path / "a" / "b" / "file.txt", lambda p: p.write_text("new"))
+    assert path.read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_killed_in_the_middle_the_old_file_stays(tmp_path: Path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert path.read_text() == "old"
+
+
+def test_failing_writer_leaves_old_file_and_no_rubbish(tmp_path: Path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        atomic_write(path, write)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_saved_tensors_load_without_unpickling(tmp_path: Path):
+    content = {"weights": torch.arange(3.0), "epoch": 3, "nested": {"a": [1, "x", None]}}
+    loaded = torch.load(atomic_save(content, tmp_path / "x.pt"), weights_only=True)
+    assert torch.equal(loaded.pop("weights"), content.pop("weights"))
+    assert loaded == content
