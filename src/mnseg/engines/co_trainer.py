@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,11 +19,13 @@ from mnseg.losses import CoTrainingLoss, LossParts
 
 __all__ = ["CoTrainer", "NonFiniteLossError"]
 
+logger = logging.getLogger(__name__)
+
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite; raised before the optimizer's step, so the weights are still sound."""
+    """Loss or gradient became NaN or infinite; raised before the optimizer's step: the weights are still sound."""
 
 
 class CoTrainer(Trainer):
@@ -104,6 +107,12 @@ class CoTrainer(Trainer):
         self.max_grad_norm = max_grad_norm
         # Loss scaling is for float16, whose range is small; bfloat16 has float32's.
         scaling = self.amp_dtype is torch.float16
+        if self.amp_dtype is not None and self.state.device.type == "cpu":
+            logger.warning(
+                "amp_dtype %s on a CPU: torch's 3D convolutions can give non-finite gradients there (seen with torch "
+                "2.13 on small feature maps); the run would stop at the first.",
+                amp_dtype,
+            )
         self.scalers = {name: torch.amp.GradScaler(self.state.device.type, enabled=scaling) for name in self.networks}
         self.state.unlabeled_seen = 0
         self.on_epoch_started(self)
@@ -163,27 +172,33 @@ class CoTrainer(Trainer):
             with self.autocast():
                 logits = network(image[chunk])
             loss = self.loss(logits, part_label, part_pseudo)
-            self._require_finite(loss, name)
+            self._require_finite(loss.total, name, "loss")
             share = (chunk.stop - chunk.start) / batch_size
             scaler.scale(loss.total * share).backward()
             _accumulate(sums, loss, len(part_label), logits.shape[0] - len(part_label))
-        if self.max_grad_norm is not None:
-            scaler.unscale_(optimizer)
-            trained = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+        scaler.unscale_(optimizer)
+        self._check_gradient(optimizer, name)
         scaler.step(optimizer)
         scaler.update()
         counts = {"labeled": b_l, "unlabeled": batch_size - b_l}
         return {f"loss_{kind}_{name}": sums[kind] / counts[kind] for kind in sums if counts[kind]}
 
-    def _require_finite(self, loss: LossParts, name: str) -> None:
-        if torch.isfinite(loss.total.detach()):
+    def _check_gradient(self, optimizer: Optimizer, name: str) -> None:
+        """Clip, and refuse a gradient that would spoil the weights though the loss was finite."""
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in trained])
+        if self.amp_dtype is not torch.float16:  # there the scaler skips such a step and lowers its scale
+            self._require_finite(norm, name, "gradient")
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(trained, self.max_grad_norm, norm)
+
+    def _require_finite(self, value: Tensor, name: str, what: str) -> None:
+        if torch.isfinite(value):
             return
         cases = ", ".join(str(case) for case in self.state.batch["case"])
         raise NonFiniteLossError(
-            f"The {name.upper()} network's loss is {float(loss.total.detach())} at epoch {self.state.epoch}, iteration "
-            f"{self.state.iteration} (cases {cases}): look at these scans with `mnseg check`, lower the learning rate, "
-            f"or train without amp_dtype float16."
+            f"The {name.upper()} network's {what} is {float(value)} at epoch {self.state.epoch}, iteration {self.state.iteration} (cases "
+            f"{cases}): look at these scans with `mnseg check`, lower the learning rate, or set amp_dtype to null."
         )
 
 

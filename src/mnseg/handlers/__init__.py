@@ -9,6 +9,7 @@ from mnseg.handlers.lrg_sampling import LRGSamplingHandler
 from mnseg.handlers.optional import OptionalHandler
 from mnseg.handlers.progress import ProgressHandler
 from mnseg.handlers.pseudo_foreground import PseudoForegroundHandler
+from mnseg.handlers.recalibration import RecalibrationHandler
 from mnseg.handlers.resume import ResumeHandler
 from mnseg.handlers.save_model import SaveModelHandler
 
@@ -21,6 +22,7 @@ __all__ = [
     "OptionalHandler",
     "ProgressHandler",
     "PseudoForegroundHandler",
+    "RecalibrationHandler",
     "ResumeHandler",
     "SaveModelHandler",
     "TwoStageLRHandler",

@@ -56,7 +56,7 @@ def build_slice_network(
             torch.manual_seed(seed)
         loaded = load_segmenter(name_or_dir, num_classes, pretrained)
         # Random weights come with statistics that nobody measured: freezing those would switch batch norm off.
-        freeze = None if pretrained else False
+        freeze = pretrained
         network = adapt(loaded.model, finetuning, lora_rank, lora_alpha, lora_dropout, freeze_statistics=freeze)
     if not any(isinstance(m, nn.Linear) for m in network.modules()):
         # Convolutional networks run 20 to 40 % faster so on a CPU; transformers reshape between layers and do not.
