@@ -1,0 +1,162 @@
+"""compare.py: both networks measured on the scan's grid, the tables' arithmetic, and the commands of the rows."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import compare
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bench_common import open_bundle
+from monai.inferers import sliding_window_inference
+
+from mnseg.data.phantom import write_phantom_dataset
+from mnseg.errors import UserError
+
+TINY = {
+    "network_def#features": [4, 4, 8, 8, 16, 4], "batch_size": 2, "epoch_length": 3, "stage_1_epochs": 1,
+    "stage_2_epochs": 2, "warmup_epochs": 0, "sampling": "fixed", "num_unlabeled": 1, "hidden_cases": 0,
+    "val_interval": 9, "model_2d": "segformer-tiny-random", "pretrained": False, "finetuning": "whole",
+}  # fmt: skip
+OVERLAYS = ["configs/datasets/phantom.json", "configs/recipes/cpu.json"]
+
+
+def row(case: str, name: str, dice: float, hd95: float) -> dict[str, str]:
+    return {"case": case, "class_name": name, "dice": str(dice), "jaccard": "0.5", "hd95_voxel": str(hd95),
+            "asd_voxel": "1.0"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run, the workflow that trained it, and the arguments that compare.py would have."""
+    folder = tmp_path_factory.mktemp("compare")
+    datalist = write_phantom_dataset(folder / "data", 2, 2, 1, 0)
+    run_dir = folder / "run"
+    own = {"run_dir": str(run_dir), "dataset_dir": str(folder / "data"), "device": "$torch.device('cpu')"}
+    workflow = open_bundle("train.json", OVERLAYS, "train", **own, **TINY)
+    workflow.run()
+    return run_dir, workflow.parser, Namespace(dataset="hippocampus", folder=folder / "data", datalist=datalist)
+
+
+def test_the_2d_network_is_measured_as_it_was_trained_and_on_the_scans_grid(trained):
+    run_dir, parser, args = trained
+    model_json = (run_dir / "model.json").read_bytes()
+    rows = compare.evaluate(run_dir, "f", args)
+    assert [r["class_name"] for r in rows] == ["organ_1", "organ_2", "organ_3"]
+    # the oracle: the live network of the training, on the volume as validation while training saw it
+    network, image = parser.get_parsed_content("network_2d").eval(), parser.get_parsed_content("validate::dataset")[0]
+    with torch.no_grad():
+        logits = sliding_window_inference(image["image"].as_tensor()[None], (32, 32, 32), 4, network, overlap=0.5)
+    expected = logits[0].argmax(0).numpy()
+    assert np.bincount(expected.ravel()).max() < 0.99 * expected.size  # else any orientation would fit
+    scan = nib.load(parser.get_parsed_content("datalist")["validation"][0]["image"])
+    mask = nib.load(run_dir / "eval_2d" / "predictions" / "validation_000_pred.nii.gz")
+    assert np.abs(mask.affine - scan.affine).max() < 1e-4 and mask.shape == scan.shape
+    found = np.asarray(nib.as_closest_canonical(mask).dataobj)
+    assert (found == expected).mean() > 0.999  # ties may fall either way
+    truth = image["label"].numpy()[0]
+    for r in rows:
+        a, b = expected == int(r["class"]), truth == int(r["class"])
+        assert float(r["dice"]) == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()), abs=0.01)
+    assert (run_dir / "model.json").read_bytes() == model_json
+
+
+def test_tables_of_a_real_run(trained, capsys):
+    run_dir, _, args = trained
+    text = compare.tables({"supervised": run_dir, "mn": run_dir, "late": run_dir / "nowhere"}, args)
+    assert "late: not finished" in capsys.readouterr().err
+    g = [line.split(" | ") for line in text.splitlines() if line.startswith("| supervised | g")][0]
+    f = [line.split(" | ") for line in text.splitlines() if line.startswith("| supervised | f")][0]
+    assert (g[6], f[6]) == ("6", "6")  # 3 in stage 1, 3 each in stage 2
+    assert g[7] == "6"  # two epochs of three batches with one unlabeled patch
+    assert g[8].endswith("(epochs)")
+    assert "| mn | g | +0.00 [+nan" in text  # the same weights; one case has no interval
+
+
+def test_results_are_measured_again_only_when_weights_or_cases_changed(trained, monkeypatch):
+    run_dir, _, args = trained
+    first = compare.evaluate(run_dir, "g", args)
+    monkeypatch.setattr(compare, "open_bundle", lambda *a, **k: pytest.fail("measured again"))
+    assert compare.evaluate(run_dir, "g", args) == first
+
+
+def test_a_missed_class_has_no_distance_but_counts_in_dice():
+    rows = [row("a", "x", 0.8, 2.0), row("a", "y", 0.0, math.nan), row("b", "x", math.nan, math.nan)]
+    assert compare.per_case(rows, "dice") == {"a": 0.4, "b": pytest.approx(math.nan, nan_ok=True)}
+    assert compare.per_case(rows, "hd95_voxel")["a"] == 2.0
+    assert compare.per_case(rows, "dice", "x")["a"] == 0.8
+
+
+def test_spread_is_the_sample_standard_deviation():
+    assert compare.spread([0.7, 0.9, math.nan], 100) == "80.00 ± 14.14"
+    assert compare.spread([math.nan]) == "-"
+    assert compare.spread([0.5]) == "0.50"
+
+
+def test_differences_are_paired_by_case_not_by_position():
+    supervised = [row(case, "x", dice, 1) for case, dice in (("a", 0.5), ("b", 0.6), ("c", 0.7))]
+    better = [row(case, "x", dice, 1) for case, dice in (("c", 0.8), ("a", 0.6), ("b", 0.7))]
+    text = compare.difference_table({("supervised", "g"): supervised, ("mn", "g"): better})
+    assert "| mn | g | +10.00 [+10.00, +10.00] |" in text
+    with pytest.raises(UserError, match="different cases"):
+        compare.difference_table({("supervised", "g"): supervised, ("mn", "g"): better[:2]})
+
+
+def test_extra_settings_cannot_undo_what_makes_a_row(tmp_path):
+    args = Namespace(dataset="la", recipe="configs/recipes/cpu.json", folder="D", datalist="L", weights="W",
+                     extra="sampling=linear")  # fmt: skip
+    command = compare.train_command("uniform", tmp_path, args)
+    files = command[command.index("--config_file") + 1]
+    names = [Path(name).name for name in ast.literal_eval(files)]
+    assert names == ["train.json", "la.json", "cpu.json", "extra.json", "uniform.json"]
+    assert "--sampling" not in command
+    with pytest.raises(UserError, match="no row 'nonsense'"):
+        compare.train_command("nonsense", tmp_path, args)
+
+
+def test_time_and_exit_code_of_a_command(tmp_path):
+    busy = "import os, time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass\ntime.sleep(0.3)"
+    with (tmp_path / "log").open("w") as log:
+        script = f"{busy}\nprint(os.environ['OMP_NUM_THREADS']); exit(3)"
+        result = compare._run_timed([sys.executable, "-c", script], 1, log)
+    assert result["exit_code"] == 3
+    assert 0.3 <= result["cpu_s"] <= result["wall_s"] - 0.2
+    assert (tmp_path / "log").read_text() == "1\n"
+
+
+def test_finished_rows_are_skipped_and_others_rows_refused(tmp_path, capsys, monkeypatch):
+    args = Namespace(dataset="la", recipe="configs/recipes/cpu.json", folder="D", datalist="L", weights="W", extra="",
+                     threads=1, jobs=1)  # fmt: skip
+    monkeypatch.setattr(compare, "_run_timed", lambda *a: {"exit_code": 0, "wall_s": 60.0, "cpu_s": 30.0})
+    assert compare.train_row("mn", tmp_path, args) == 0
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").touch()
+    assert compare.train_row("mn", tmp_path, args) == 0
+    assert "finished before" in capsys.readouterr().out
+    record = json.loads((tmp_path / "benchmark.json").read_text())
+    assert (record["wall_s"], record["cpu_s"], len(record["attempts"])) == (60.0, 30.0, 1)
+    args.weights = "OTHER"
+    with pytest.raises(UserError, match="another command"):
+        compare.train_row("mn", tmp_path, args)
+
+
+def test_datalist_of_the_protocol_is_that_of_the_command(shared_dir, tmp_path):
+    from mnseg.cli import main
+
+    folder = shared_dir / "data" / "la"
+    compare.make_datalist(compare.PROTOCOLS["la"], folder, 8, tmp_path / "ours.json")
+    split = ["--labeled", "first:8", "--validation", "last:10", "--test", "last:10:10", "--keep-hidden", "--no-check"]
+    names = ["--class-names", "background,left atrium", "--order", str(folder / "train.list")]
+    scans = ["--images", str(folder / "images"), "--labels", str(folder / "labels"), "-o", str(tmp_path / "cli.json")]
+    assert main(["datalist", *scans, *split, *names]) == 0
+    ours = json.loads((tmp_path / "ours.json").read_text())
+    assert ours == json.loads((tmp_path / "cli.json").read_text())
+    counts = {name: len(ours[name]) for name in ("labeled", "unlabeled", "validation", "testing")}
+    assert counts == {"labeled": 8, "unlabeled": 52, "validation": 10, "testing": 10}
