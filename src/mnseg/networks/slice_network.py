@@ -84,8 +84,12 @@ class SliceNetwork(nn.Module):
         self.register_buffer("input_gain", (intensity_scale / std_t).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("input_offset", ((intensity_shift - mean_t) / std_t).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K, H, W, D), float32, of a volume (B, C, H, W, D)."""
+    def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, K, H, W, D), float32, of a volume (B, C, H, W, D).
+
+        With ``positions``, n indices along the slice axis, only these slices pass the network, each with its true
+        neighbors as context, and the logits have n slices there.
+        """
         if x.ndim != 5:
             raise UserError(f"SliceNetwork got a tensor of shape {tuple(x.shape)}: it reads (B, C, H, W, D).")
         x = x.as_tensor() if hasattr(x, "as_tensor") else x  # MONAI's MetaTensor slows every operation
@@ -97,13 +101,16 @@ class SliceNetwork(nn.Module):
         )
         volume = x.movedim(2 + self.slice_axis, 1)  # (B, D, C, h, w)
         batch, depth = volume.shape[:2]
-        indices = torch.arange(batch * depth, device=x.device)
+        if positions is None:
+            positions = torch.arange(depth, device=x.device)
+        count = len(positions)
+        indices = torch.arange(batch * count, device=x.device)
         # Chunks differ by one slice at most, so no chunk of a single slice is left over for a batch norm to fail on.
         chunks = indices.tensor_split(math.ceil(len(indices) / self.chunk_size))
         recompute = self.checkpoint and self.training and torch.is_grad_enabled()
         logits = []
         for chunk in chunks:
-            slices = self._take(volume, chunk // depth, chunk % depth)
+            slices = self._take(volume, chunk // count, positions[chunk % count])
             if recompute:
                 logits.append(
                     run_checkpointed(self._segment, slices, use_reentrant=False, context_fn=self._recompute_contexts)
@@ -111,7 +118,7 @@ class SliceNetwork(nn.Module):
             else:
                 logits.append(self._segment(slices))
         out = torch.cat(logits) if len(logits) > 1 else logits[0]
-        out = out.reshape(batch, depth, *out.shape[1:])  # (B, D, K, h, w)
+        out = out.reshape(batch, count, *out.shape[1:])  # (B, D, K, h, w)
         return out.movedim(1, 2 + self.slice_axis).contiguous()
 
     def _take(self, volume: torch.Tensor, case: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
