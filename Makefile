@@ -85,6 +85,10 @@ demo: demo-network $(DEMO)/report.html
 
 # A demo belongs to one 2D network; WEIGHTS given later must not silently show the old result.
 demo-network:
+ifneq ($(strip $(WEIGHTS)),)
+	@[ -f '$(abspath $(WEIGHTS))/config.json' ] || { \
+	  echo "WEIGHTS=$(WEIGHTS) is no Hugging Face directory: it has no config.json" >&2; exit 1; }
+endif
 	@mkdir -p $(DEMO)
 	@[ -f $(DEMO)/network-2d.txt ] || echo '$(NETWORK_2D)' > $(DEMO)/network-2d.txt
 	@[ "$$(cat $(DEMO)/network-2d.txt)" = '$(NETWORK_2D)' ] || { \
