@@ -58,7 +58,7 @@ class TrainingState:
             UserError: when the file cannot be read or belongs to a run with other settings.
         """
         try:
-            # On the CPU: networks and optimizers copy to where they live, and what is kept as numpy must not be on a GPU.
+            # On the CPU: networks and optimizers copy to where they live; numpy arrays cannot come from a GPU.
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             saved = content["settings"]
         except Exception as error:

@@ -1,0 +1,392 @@
+"""train.json from datalist to model: what it writes, how it goes on after a kill, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import LoadImaged
+
+from mnseg.bundle import unknown_keys
+from mnseg.data.phantom import write_phantom_dataset
+from mnseg.errors import UserError, user_error_in
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "bundles" / "mn_cotraining" / "configs"
+OVERLAYS = [path for kind in ("ablations", "recipes") for path in sorted((ROOT / "configs" / kind).glob("*.json"))]
+LABELED, UNLABELED = 2, 3
+STAGE_1, STAGE_2, EPOCH_LENGTH, BATCH_SIZE = 2, 6, 2, 4
+# Killed in the first of the two iterations of epoch 6, that is in stage 2; the last checkpoint is that of epoch 4.
+KILL_AT, CHECKPOINT = 11, 4
+KILL = """
+import os, signal
+from ignite.engine import Events
+
+class Kill:
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=%d), self)
+
+    def __call__(self, engine):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Bitwise equality with a run in another process needs the same number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_phantom_dataset(tmp_path_factory.mktemp("data"), LABELED, UNLABELED, 1, 1, size=20).parent
+
+
+def settings(data: Path, run_dir: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "dataset_dir": str(data),
+        "run_dir": str(run_dir),
+        "device": "cpu",
+        "class_names": ["background", "organ_1", "organ_2", "organ_3"],
+        "patch_size": [16, 16, 8],
+        "batch_size": BATCH_SIZE,
+        "epoch_length": EPOCH_LENGTH,
+        "stage_1_epochs": STAGE_1,
+        "warmup_epochs": 1,
+        "stage_2_epochs": STAGE_2,
+        "checkpoint_interval": 2,
+        "val_interval": 4,
+        "refresh_interval": 3,
+        "refresh_cases": 2,
+        "hidden_cases": 1,
+        "model_2d": "segformer-tiny-random",
+        "pretrained": False,
+        "lora_rank": 4,
+        "slice_axis": 2,
+        "network_def": {
+            "_target_": "UNet",
+            "spatial_dims": 3,
+            "in_channels": "@in_channels",
+            "out_channels": "@num_classes",
+            "channels": [4, 8],
+            "strides": [2],
+        },
+        **more,
+    }
+
+
+def workflow(overrides: dict[str, Any], *overlays: Path | str, kind: str = "train") -> ConfigWorkflow:
+    names = [str(CONFIGS / "train.json"), *map(str, overlays)]
+    made = ConfigWorkflow(
+        config_file=names[0] if len(names) == 1 else names,
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        **overrides,
+    )
+    made.initialize()
+    return made
+
+
+def train(overrides: dict[str, Any], *overlays: Path | str) -> ConfigWorkflow:
+    made = workflow(overrides, *overlays)
+    made.run()
+    made.finalize()
+    return made
+
+
+def command(overrides: dict[str, Any], *overlays: Path | str, **env: str) -> subprocess.CompletedProcess:
+    names = [str(CONFIGS / "train.json"), *map(str, overlays)]
+    arguments = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
+    return subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(names), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )
+
+
+def history(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "history.jsonl").read_text().splitlines()]
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the final checkpoint: networks, optimizers, moving average, pseudo-foreground."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{name}/{key}", inner)
+
+    walk("", torch.load(run_dir / "models" / "checkpoint.pt", weights_only=True)["objects"])
+    return tensors
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    kinds = {"network", "network_2d", "optimizer", "optimizer_2d", "pseudo_foreground"}
+    assert {name.split("/")[1] for name in a} >= kinds
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    for name in ("model.pt", "model_best.pt"):
+        x, y = (torch.load(run / "models" / name, weights_only=True) for run in (one, other))
+        assert all(torch.equal(x[key], y[key]) for key in x)
+    lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in history(run)] for run in (one, other)]
+    assert lines[0] == lines[1]
+
+
+def refusal(*args: Any) -> str:
+    with pytest.raises(Exception) as caught:  # noqa: B017, PT011
+        train(*args)
+    error = user_error_in(caught.value)
+    assert isinstance(error, UserError), repr(caught.value)
+    return str(error)
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory) -> SimpleNamespace:
+    """One whole run, with what it loaded and predicted counted."""
+    run_dir = tmp_path_factory.mktemp("unbroken")
+    loaded: Counter = Counter()
+    original = LoadImaged.__call__
+
+    def count(self, item, *args, **kwargs):
+        loaded[item["image"]] += 1
+        return original(self, item, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoadImaged, "__call__", count)
+        made = train(settings(data, run_dir))
+    return SimpleNamespace(run_dir=run_dir, workflow=made, loaded=loaded)
+
+
+def test_monais_property_check_finds_nothing(unbroken, data, tmp_path):
+    assert unbroken.workflow.check_properties() == []
+    both = workflow(settings(data, unbroken.run_dir), CONFIGS / "evaluate.json")
+    assert both.check_properties() == []
+
+
+def test_everything_is_written(unbroken):
+    run_dir = unbroken.run_dir
+    assert {p.name for p in run_dir.iterdir()} >= {"history.jsonl", "model.json", "models", "tensorboard"}
+    assert {p.name for p in (run_dir / "models").iterdir()} == {"model.pt", "model_best.pt", "checkpoint.pt"}
+    assert list((run_dir / "tensorboard").glob("events*"))
+    network = unbroken.workflow.parser.get_parsed_content("network")
+    for name in ("model.pt", "model_best.pt"):
+        network.load_state_dict(torch.load(run_dir / "models" / name, weights_only=True))
+
+
+def test_history_tells_what_every_epoch_did(unbroken):
+    lines = history(unbroken.run_dir)
+    assert [line["epoch"] for line in lines] == list(range(1, STAGE_1 + STAGE_2 + 1))
+    assert [line["stage"] for line in lines] == [1] * 2 + [2] * 6
+    assert [line["student"] for line in lines] == ["both"] * 2 + ["3d", "2d"] * 3
+    # (1 - cos(pi k / 6)) / 2 * 4 = 0, 0.27, 1, 2, 3, 3.73
+    assert [line["num_unlabeled"] for line in lines] == [0, 0, 0, 0, 1, 2, 3, 3]
+    assert all(line["num_labeled"] + line["num_unlabeled"] == BATCH_SIZE for line in lines)
+    assert [line["unlabeled_seen"] for line in lines] == [0, 0, 0, 0, 2, 6, 12, 18]
+    assert lines[0]["lr_3d"] == pytest.approx(1e-4) and lines[0]["lr_2d"] == pytest.approx(1e-3)
+    assert lines[2]["lr_3d"] == pytest.approx(1e-4), "restart"
+    for line in lines:
+        losses = {key for key in line if key.startswith("loss")}
+        students = ["3d", "2d"] if line["student"] == "both" else [line["student"]]
+        kinds = ["labeled", "unlabeled"] if line["num_unlabeled"] else ["labeled"]
+        assert losses == {f"loss_{kind}_{student}" for kind in kinds for student in students}
+        measured = {"val_dice_3d", "val_dice_2d", "pseudo_dice_3d", "pseudo_dice_2d"}
+        assert (measured <= line.keys()) == (line["epoch"] in (4, 8))
+        assert not (measured & line.keys()) or line["epoch"] in (4, 8)
+        assert line["seconds"] > 0
+
+
+def test_deterministic_part_runs_once_a_scan(unbroken, data):
+    """Eight epochs and a refresh load every scan once: pool, validation, and the hidden case once more."""
+    lists = json.loads((data / "datalist.json").read_text())
+    expected = Counter(str(data / item["image"]) for k in ("labeled", "unlabeled", "validation") for item in lists[k])
+    expected[str(data / lists["unlabeled"][0]["image"])] += 1
+    assert unbroken.loaded == expected
+
+
+def test_an_epoch_costs_the_same_however_large_the_pool(unbroken):
+    """A refresh predicts `refresh_cases` scans, an epoch draws `epoch_length` batches."""
+    parser = unbroken.workflow.parser
+    assert len(parser.get_parsed_content("train::dataloader")) == EPOCH_LENGTH
+    refreshed = parser.get_parsed_content("pseudo_foreground").refreshed
+    # First in epoch 5, where b_u first exceeds 0: two of three scans; three epochs later the one that waited, and one.
+    assert sorted(refreshed.values()) == [5, 8, 8]
+
+
+def test_killed_and_repeated_is_bitwise_the_unbroken_run(unbroken, data, tmp_path):
+    (tmp_path / "kill_module.py").write_text(KILL % KILL_AT)
+    (tmp_path / "kill.json").write_text(json.dumps({"+train::handlers": [{"_target_": "kill_module.Kill"}]}))
+    overrides = settings(data, tmp_path / "run")
+    (tmp_path / "settings.json").write_text(json.dumps(overrides))
+    killed = command({}, tmp_path / "settings.json", tmp_path / "kill.json", PYTHONPATH=str(tmp_path))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert [line["epoch"] for line in history(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    checkpoint = torch.load(tmp_path / "run" / "models" / "checkpoint.pt", weights_only=True)
+    assert checkpoint["engine"]["epoch"] == CHECKPOINT
+    assert not (tmp_path / "run" / "models" / "model.pt").exists()
+    train(overrides)
+    assert_same_run(unbroken.run_dir, tmp_path / "run")
+
+
+def test_stopped_and_repeated_with_moving_average_and_workers(data, tmp_path, monkeypatch):
+    more = {"ema_momentum": 0.2, "ema_teacher": True, "num_workers": 2, "finetuning": "whole"}
+    whole, parts = settings(data, tmp_path / "whole", **more), settings(data, tmp_path / "parts", **more)
+    train(whole)
+    broken = workflow(parts)
+    trainer = broken.parser.get_parsed_content("train::trainer")
+    original = trainer._process_function
+
+    def stop(engine, batch):
+        if engine.state.iteration == KILL_AT:
+            raise KeyboardInterrupt
+        return original(engine, batch)
+
+    monkeypatch.setattr(trainer, "_process_function", stop)
+    with pytest.raises(BaseException):  # noqa: B017, PT011
+        broken.run()
+    assert [line["epoch"] for line in history(tmp_path / "parts")] == [1, 2, 3, 4, 5]
+    train(parts)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    product = torch.load(tmp_path / "whole" / "models" / "model.pt", weights_only=True)
+    content = torch.load(tmp_path / "whole" / "models" / "checkpoint.pt", weights_only=True)["objects"]
+    assert all(torch.equal(product[key], content["ema"][key]) for key in product), "the moving average is the product"
+    assert any(not torch.equal(product[key], content["network"][key]) for key in product)
+
+
+def test_repeating_a_finished_run_changes_nothing(unbroken, data):
+    before = (unbroken.run_dir / "history.jsonl").read_text(), weights(unbroken.run_dir)
+    train(settings(data, unbroken.run_dir))
+    after = (unbroken.run_dir / "history.jsonl").read_text(), weights(unbroken.run_dir)
+    assert before[0] == after[0]
+    assert all(torch.equal(before[1][key], after[1][key]) for key in before[1])
+
+
+def test_other_settings_do_not_continue_a_run(unbroken, data):
+    message = refusal(settings(data, unbroken.run_dir, batch_size=5))
+    assert "batch_size 4 then, 5 now" in message and str(unbroken.run_dir) in message and "run_dir" in message
+
+
+def test_the_trained_model_is_evaluated_with_what_the_run_wrote(unbroken, data):
+    made = ConfigWorkflow(
+        config_file=[str(CONFIGS / "evaluate.json"), str(unbroken.run_dir / "model.json")],
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type="inference",
+        run_dir=str(unbroken.run_dir),
+        dataset_dir=str(data),
+        device="cpu",
+    )
+    made.initialize()
+    made.run()
+    assert made.check_properties() == []
+    assert len(list((unbroken.run_dir / "eval" / "predictions").glob("*_pred.nii.gz"))) == 1
+    evaluator = made.parser.get_parsed_content("evaluator")
+    assert 0 <= evaluator.state.metrics["val_mean_dice"] <= 1
+    trained = torch.load(unbroken.run_dir / "models" / "model.pt", weights_only=True)
+    used = made.parser.get_parsed_content("network").state_dict()
+    assert all(torch.equal(trained[key], used[key]) for key in trained)
+
+
+def test_mistyped_overlay_key_on_the_command_line(data, tmp_path):
+    """One sentence with a hint, no traceback, exit code 1, nothing written."""
+    (tmp_path / "mine.json").write_text(json.dumps({"epoch_lenght": 3}))
+    done = command({"dataset_dir": data, "run_dir": tmp_path / "run"}, tmp_path / "mine.json")
+    assert done.returncode == 1
+    assert "'epoch_lenght' (did you mean 'epoch_length'?)" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("mnseg: ")
+    assert "Traceback" not in done.stderr and "Traceback" not in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_false_as_text_is_refused(data, tmp_path):
+    message = refusal(settings(data, tmp_path, pretrained="false"))
+    assert "pretrained is the text 'false'" in message and "--pretrained False" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sampling": "sometimes"}, "sampling is 'sometimes'"),
+        ({"batch_size": 1, "min_labeled": 2}, "batch_size 1"),
+        ({"num_unlabeled": 4, "sampling": "fixed"}, "num_unlabeled 4"),
+        ({"dataset_dir": "/nowhere"}, "/nowhere/datalist.json does not exist"),
+        ({"class_names": ["background", "organ"]}, "labeled_000.nii.gz has values outside 0..1: 2, 3"),
+        ({"model_2d": "/nowhere/model"}, "/nowhere/model"),
+    ],
+)
+def test_bad_settings_are_named(data, tmp_path, change, words):
+    assert words in refusal(settings(data, tmp_path, cache_rate=0.0) | change)
+    assert not (tmp_path / "models").exists()
+
+
+def overlay_keys(path: Path) -> list[str]:
+    return [key.lstrip("+").replace("#", "::").split("::")[0] for key in json.loads(path.read_text())]
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: p.stem)
+def test_overlays_hold_known_keys_alone(path):
+    known = ConfigParser.load_config_file(CONFIGS / "train.json")
+    assert unknown_keys(dict.fromkeys(overlay_keys(path)), known) == []
+
+
+@pytest.mark.parametrize("path", [p for p in OVERLAYS if p.stem != "paper"], ids=lambda p: p.stem)
+def test_overlays_build_a_trainer(path, data, tmp_path):
+    """Merged with train.json, its own values kept, everything built, nothing trained."""
+    own = set(overlay_keys(path))
+    overrides = {k: v for k, v in settings(data, tmp_path, cache_rate=0.0).items() if k not in own}
+    made = workflow(overrides, path)
+    trainer = made.parser.get_parsed_content("train::trainer")
+    content = json.loads(path.read_text())
+    for key in ("sampling", "roles", "finetuning", "batch_size", "stage_2_epochs"):
+        if key in content:
+            assert made.parser.get_parsed_content(key) == content[key]
+    assert trainer.state.max_epochs == made.parser.get_parsed_content("max_epochs")
+    if path.stem == "supervised_only":
+        assert made.parser.get_parsed_content("batch_sampler").unlabeled == []
+
+
+def test_supervised_only_never_sees_an_unlabeled_scan(data, tmp_path):
+    train(
+        settings(data, tmp_path, stage_1_epochs=1, stage_2_epochs=2),
+        ROOT / "configs" / "ablations" / "supervised_only.json",
+    )
+    lines = history(tmp_path)
+    assert [line["student"] for line in lines] == ["both", "3d", "2d"]
+    assert {line["unlabeled_seen"] for line in lines} == {0}
+
+
+def test_no_validation_case(data, tmp_path):
+    """The final model is written; there is no best one."""
+    lists = json.loads((data / "datalist.json").read_text()) | {"validation": []}
+    (tmp_path / "list.json").write_text(json.dumps(lists))
+    train(
+        settings(
+            data,
+            tmp_path / "run",
+            data_list_file_path=str(tmp_path / "list.json"),
+            stage_1_epochs=1,
+            stage_2_epochs=1,
+            hidden_cases=0,
+        )
+    )
+    assert {p.name for p in (tmp_path / "run" / "models").iterdir()} == {"model.pt", "checkpoint.pt"}
+    assert "val_dice_3d" not in history(tmp_path / "run")[-1]
