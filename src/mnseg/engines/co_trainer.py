@@ -215,8 +215,9 @@ class CoTrainer(Trainer):
             return
         cases = ", ".join(str(case) for case in self.state.batch["case"])
         raise NonFiniteLossError(
-            f"The {name.upper()} network's {what} is {float(value)} at epoch {self.state.epoch}, iteration {self.state.iteration} (cases "
-            f"{cases}): look at these scans with `mnseg check`, lower the learning rate, or set amp_dtype to null."
+            f"The {name.upper()} network's {what} is {float(value)} at epoch {self.state.epoch}, iteration "
+            f"{self.state.iteration} (cases {cases}): look at these scans with `mnseg check`, lower the learning rate, "
+            "or set amp_dtype to null."
         )
 
 
