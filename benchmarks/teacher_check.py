@@ -109,6 +109,7 @@ def train_variant(
         "sampling": "fixed",
         "unlabeled": WITH_TRUTH,
         "refresh_cases": 0,  # the hidden labels steer the crops
+        "recalibrate_batches": 0,  # the checkpoint is the start, statistics included
     }
     workflow = open_bundle("train.json", args.config, "train", **settings, **own)
     parser = workflow.parser
