@@ -90,7 +90,7 @@ ifneq ($(strip $(WEIGHTS)),)
 	  echo "WEIGHTS=$(WEIGHTS) is no Hugging Face directory: it has no config.json" >&2; exit 1; }
 endif
 	@mkdir -p $(DEMO)
-	@[ -f $(DEMO)/network-2d.txt ] || echo '$(NETWORK_2D)' > $(DEMO)/network-2d.txt
+	@[ -f $(DEMO)/mn/models/checkpoint.pt ] || echo '$(NETWORK_2D)' > $(DEMO)/network-2d.txt
 	@[ "$$(cat $(DEMO)/network-2d.txt)" = '$(NETWORK_2D)' ] || { \
 	  echo "$(DEMO)/ was made with another 2D network ($$(cat $(DEMO)/network-2d.txt)): run 'make clean-demo' first." >&2; exit 1; }
 	@echo "== 2D network: $(NETWORK_2D)"
