@@ -42,7 +42,12 @@ def trained(tmp_path_factory):
     own = {"run_dir": str(run_dir), "dataset_dir": str(folder / "data"), "device": "$torch.device('cpu')"}
     workflow = open_bundle("train.json", OVERLAYS, "train", **own, **TINY)
     workflow.run()
-    return run_dir, workflow.parser, Namespace(dataset="hippocampus", folder=folder / "data", datalist=datalist)
+    parser, generator = workflow.parser, torch.Generator().manual_seed(0)
+    with torch.no_grad():  # after so few steps the 2D network says the same everywhere: make it say something
+        for weight in parser.get_parsed_content("network_2d").parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=generator)
+    parser.get_parsed_content("training_state").save(parser.get_parsed_content("train::trainer"))
+    return run_dir, parser, Namespace(dataset="hippocampus", folder=folder / "data", datalist=datalist)
 
 
 def test_the_2d_network_is_measured_as_it_was_trained_and_on_the_scans_grid(trained):
@@ -55,7 +60,7 @@ def test_the_2d_network_is_measured_as_it_was_trained_and_on_the_scans_grid(trai
     with torch.no_grad():
         logits = sliding_window_inference(image["image"].as_tensor()[None], (32, 32, 32), 4, network, overlap=0.5)
     expected = logits[0].argmax(0).numpy()
-    assert np.bincount(expected.ravel()).max() < 0.99 * expected.size  # else any orientation would fit
+    assert np.bincount(expected.ravel()).max() < 0.9 * expected.size  # else any orientation would fit
     scan = nib.load(parser.get_parsed_content("datalist")["validation"][0]["image"])
     mask = nib.load(run_dir / "eval_2d" / "predictions" / "validation_000_pred.nii.gz")
     assert np.abs(mask.affine - scan.affine).max() < 1e-4 and mask.shape == scan.shape
