@@ -11,7 +11,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from mnseg.errors import UserError
+from mnseg.errors import UserError, show_user_errors_plainly
 from mnseg.files import atomic_write
 from mnseg.networks.pretrained import license_of
 
@@ -48,7 +48,7 @@ def refuse_unknown_keys() -> None:
     """Refuse what MONAI silently accepts: top-level keys, from overlays or the command line, that no config of the
     bundle has, and ``--key false``, which arrives as a text and would count as true.
 
-    Called from a config's ``initialize``.
+    Called first from a config's ``initialize``; from here on a ``UserError`` prints its sentence alone.
 
     Raises:
         UserError: naming the keys and the nearest known ones.
@@ -56,6 +56,7 @@ def refuse_unknown_keys() -> None:
     workflow = _calling(ConfigWorkflow)
     if workflow is None:
         return
+    show_user_errors_plainly()
     known: set[str] = set()
     for path in sorted(Path(workflow.config_root_path).glob("*.json")):
         known |= ConfigParser.load_config_file(path).keys()

@@ -54,7 +54,7 @@ def test_the_2d_network_is_measured_as_it_was_trained_and_on_the_scans_grid(trai
     run_dir, parser, args = trained
     model_json = (run_dir / "model.json").read_bytes()
     rows = compare.evaluate(run_dir, "f", args)
-    assert [r["class_name"] for r in rows] == ["organ_1", "organ_2", "organ_3"]
+    assert [r["class_name"] for r in rows] == ["lobe", "bean", "tube"]
     # the oracle: the live network of the training, on the volume as validation while training saw it
     network, image = parser.get_parsed_content("network_2d").eval(), parser.get_parsed_content("validate::dataset")[0]
     with torch.no_grad():

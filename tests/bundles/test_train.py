@@ -60,7 +60,7 @@ def settings(data: Path, run_dir: Path, **more: Any) -> dict[str, Any]:
         "dataset_dir": str(data),
         "run_dir": str(run_dir),
         "device": "cpu",
-        "class_names": ["background", "organ_1", "organ_2", "organ_3"],
+        "class_names": ["background", "lobe", "bean", "tube"],
         "patch_size": [16, 16, 8],
         "batch_size": BATCH_SIZE,
         "epoch_length": EPOCH_LENGTH,

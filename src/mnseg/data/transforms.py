@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Randomizable, SpatialCrop, SpatialPad
+from monai.transforms import BorderPad, MapTransform, Randomizable, SpatialCrop
 from monai.transforms.utils import correct_crop_centers
 
 from mnseg.data.pseudo_foreground import PseudoForeground, sample_foreground
@@ -42,17 +42,21 @@ class ForegroundIndicesd(MapTransform):
 
 
 class RandForegroundCropd(Randomizable, MapTransform):
-    """Crop one patch; with a given probability its centre is a foreground voxel.
+    """Crop one patch; with a given probability its center is a foreground voxel.
 
     For a labeled item the foreground is the label's, for an unlabeled one the 3D network's last prediction. Where
-    neither knows any foreground, the crop is uniform: an empty pseudo-label must not stop or loop. Scans smaller than
-    the patch are padded with their own minimum (label: background).
+    neither knows any foreground, the crop is uniform: an empty pseudo-label must not stop or loop.
+
+    The crop has a margin (``margin_size``) around the patch, from which a later random zoom takes its voxels. The
+    patch itself lies inside the scan, so that a scan's border is seen as often as the rest; where the margin, or the
+    patch of a small scan, reaches beyond the scan, it is padded (image: the crop's minimum, label: background).
 
     Args:
         keys: ``image`` and ``label``; ``label`` may be missing.
         patch_size: voxels of the patch, one number an axis.
-        probability: chance that a crop is centred on foreground (M&N: 0.5).
+        probability: chance that a crop is centered on foreground (M&N: 0.5).
         pseudo_foreground: indices of the unlabeled cases, looked up by the item's ``case``.
+        min_zoom: smallest zoom that follows; sets the margin. 1: no margin.
     """
 
     def __init__(
@@ -61,9 +65,11 @@ class RandForegroundCropd(Randomizable, MapTransform):
         patch_size: Sequence[int],
         probability: float = 0.5,
         pseudo_foreground: PseudoForeground | None = None,
+        min_zoom: float = 1.0,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys=True)
         self.patch_size = [int(size) for size in patch_size]
+        self.crop_size = margin_size(self.patch_size, min_zoom)
         self.probability = probability
         self.pseudo_foreground = pseudo_foreground
 
@@ -73,28 +79,35 @@ class RandForegroundCropd(Randomizable, MapTransform):
         return None if self.pseudo_foreground is None else self.pseudo_foreground.get(item.get("case", ""))
 
     def randomize(self, item: Mapping, shape: Sequence[int]) -> list[int]:
-        """Draw the patch's centre, a voxel of a volume of ``shape``."""
+        """Draw the patch's center, a voxel of a volume of ``shape``."""
         use_foreground = self.R.random() < self.probability
         position = self.R.random(len(shape))
         indices = self._indices(item)
         if use_foreground and indices is not None and len(indices):
             chosen = int(indices[int(position[0] * len(indices))])
-            centre = [int(c) for c in np.unravel_index(chosen, shape)]
+            center = [int(c) for c in np.unravel_index(chosen, shape)]
         else:
             # Uniform over the patches that lie inside, which on a large scan is not the same as over its voxels.
             room = [max(size - patch, 0) for size, patch in zip(shape, self.patch_size, strict=True)]
-            centre = [
+            center = [
                 int(p * (r + 1)) + patch // 2 for p, r, patch in zip(position, room, self.patch_size, strict=True)
             ]
         small = [min(size, patch) for size, patch in zip(shape, self.patch_size, strict=True)]
-        return correct_crop_centers(centre, small, shape, allow_smaller=True)
+        return correct_crop_centers(center, small, shape, allow_smaller=True)
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         item = dict(data)
-        centre = self.randomize(item, item["image"].shape[1:])
+        shape = item["image"].shape[1:]
+        start = [c - size // 2 for c, size in zip(self.randomize(item, shape), self.crop_size, strict=True)]
+        end = [s + size for s, size in zip(start, self.crop_size, strict=True)]
+        outside = [
+            max(amount, 0) for s, e, size in zip(start, end, shape, strict=True) for amount in (-s, e - size)
+        ]
+        crop = SpatialCrop(roi_start=start, roi_end=end)
         for key in self.key_iterator(item):
-            patch = SpatialCrop(roi_center=centre, roi_size=self.patch_size)(item[key])
+            patch = crop(item[key])
             fill = float(patch.min()) if key == "image" else 0
-            item[key] = SpatialPad(self.patch_size, mode="constant", value=fill)(patch).clone()
+            # Cloned, since what is cropped from a cached volume must not be changed by later transforms.
+            item[key] = BorderPad(outside, mode="constant", value=fill)(patch).clone()
         item.pop(INDICES_KEY, None)
         return item

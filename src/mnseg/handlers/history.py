@@ -56,11 +56,11 @@ class HistoryHandler:
         temporary.write_text("".join(f"{line}\n" for line in kept))
         temporary.replace(self.path)
         self.writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=engine.state.epoch + 1)
+        self.epoch_start = time.perf_counter()
 
     def start_epoch(self, engine: Engine) -> None:
         """Begin an epoch's sums."""
         self.losses.clear()
-        self.epoch_start = time.perf_counter()
 
     def collect(self, engine: Engine) -> None:
         """Keep an iteration's losses."""
@@ -91,6 +91,8 @@ class HistoryHandler:
         for name, value in record.items():
             if isinstance(value, (int, float)) and name != "epoch":
                 self.writer.add_scalar(name, value, record["epoch"])
+        # From here, since the next epoch's pseudo-foreground is refreshed before any handler behind it hears of it.
+        self.epoch_start = time.perf_counter()
         logger.info("epoch %d/%d: %s", record["epoch"], engine.state.max_epochs, _readable(record))
 
     def close(self, engine: Engine, error: BaseException | None = None) -> None:
