@@ -55,9 +55,10 @@ def build_slice_network(
         if seed is not None:
             torch.manual_seed(seed)
         loaded = load_segmenter(name_or_dir, num_classes, pretrained)
-        # Random weights come with statistics that nobody measured: freezing those would switch batch norm off.
-        freeze = pretrained
-        network = adapt(loaded.model, finetuning, lora_rank, lora_alpha, lora_dropout, freeze_statistics=freeze)
+        # A few patches a batch measure statistics badly, so those of pretrained weights stand still, also under
+        # "whole" (RecalibrationHandler fits them to the scans once). Random weights come with statistics that nobody
+        # measured: freezing those would switch batch norm off.
+        network = adapt(loaded.model, finetuning, lora_rank, lora_alpha, lora_dropout, freeze_statistics=pretrained)
     if not any(isinstance(m, nn.Linear) for m in network.modules()):
         # Convolutional networks run 20 to 40 % faster so on a CPU; transformers reshape between layers and do not.
         network = network.to(memory_format=torch.channels_last)
