@@ -9,11 +9,12 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from mnseg.bundle import MODEL_KEYS, refuse_unknown_keys, unknown_keys, write_model_overlay
+from mnseg.bundle import MODEL_KEYS, config_text, model_overlay, refuse_unknown_keys, unknown_keys
 from mnseg.errors import user_error_in
 
+MODULE_NAMES = ("refuse_unknown_keys", "config_text", "model_overlay")
 CONFIG = {
-    "imports": ["$from mnseg.bundle import refuse_unknown_keys", "$from mnseg.bundle import write_model_overlay"],
+    "imports": [f"$from mnseg.bundle import {name}" for name in MODULE_NAMES],
     "run_dir": "",
     "pretrained": True,
     "batch_size": 4,
@@ -22,7 +23,9 @@ CONFIG = {
     "num_classes": "$len(@class_names)",
     "spacing": "$[2, 2, 2] if @lite else None",
     "network_def": {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": "@num_classes", "kernel_size": 1},
-    "initialize": ["$refuse_unknown_keys()", "$write_model_overlay(@run_dir)"],
+    "overlay": "$model_overlay()",
+    "text": "$config_text('network_def')",
+    "initialize": ["$refuse_unknown_keys()"],
     "run": ["$@network_def"],
 }
 
@@ -93,12 +96,13 @@ def test_words_as_values_pass(configs):
 
 def test_outside_a_workflow_nothing_is_checked():
     refuse_unknown_keys()
-    assert write_model_overlay("/nonexistent") is None
+    assert model_overlay() == {} and config_text("intensity") == ""
 
 
 def test_model_overlay_describes_the_model_in_training(configs):
-    start(configs, {"lite": True, "class_names": ["background", "a", "b"], "network_def#kernel_size": 3})
-    content = json.loads((configs.parents[1] / "run" / "model.json").read_text())
+    changes = {"lite": True, "class_names": ["background", "a", "b"], "network_def#kernel_size": 3}
+    content = start(configs, changes).parser.get_parsed_content("overlay")
+    content = json.loads(json.dumps(content))
     described = {key for key in content if not key.startswith("_")}
     assert described == set(MODEL_KEYS) & set(CONFIG)
     assert content["class_names"] == ["background", "a", "b"]
@@ -108,3 +112,8 @@ def test_model_overlay_describes_the_model_in_training(configs):
     assert again.parser.get_parsed_content("spacing") == [2, 2, 2]
     assert isinstance(again.parser.get_parsed_content("network_def"), torch.nn.Conv3d)
     assert again.parser.get_parsed_content("network_def").out_channels == 3
+
+
+def test_config_text_is_what_the_config_says(configs):
+    parser = start(configs, {"network_def#kernel_size": 5}).parser
+    assert json.loads(parser.get_parsed_content("text")) == CONFIG["network_def"] | {"kernel_size": 5}

@@ -12,10 +12,9 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from mnseg.errors import UserError, show_user_errors_plainly
-from mnseg.files import atomic_write
 from mnseg.networks.pretrained import license_of
 
-__all__ = ["MODEL_KEYS", "refuse_unknown_keys", "unknown_keys", "write_model_overlay"]
+__all__ = ["MODEL_KEYS", "config_text", "model_overlay", "refuse_unknown_keys", "unknown_keys"]
 
 MODEL_KEYS = (
     "class_names",
@@ -75,22 +74,26 @@ def _with_hint(key: str, known: Iterable[str]) -> str:
     return f"'{key}' (did you mean '{near[0]}'?)" if near else f"'{key}'"
 
 
-def write_model_overlay(run_dir: str | Path, weights: str | None = None) -> Path | None:
-    """Write ``run_dir/model.json``: all that evaluation and inference must know about the model in training.
+def config_text(key: str) -> str:
+    """A key of the running config as it is written, for the settings that a continued run must share."""
+    parser = _calling(ConfigParser)
+    return "" if parser is None else json.dumps(parser.get(key))
+
+
+def model_overlay(weights: str | None = None) -> dict[str, Any]:
+    """All that evaluation and inference must know about the model in training: the content of ``model.json``.
 
     It is an overlay for evaluate.json and inference.json, so that preprocessing and network cannot differ from those
-    of the training. Called from train.json's ``initialize``.
+    of the training. Empty outside a config.
 
     Args:
-        run_dir: folder of the run.
         weights: pretrained 2D network that the training starts from; it is written down with its license, since a
             license that restricts use may bind the trained model as well. None: random weights.
     """
     parser = _calling(ConfigParser)
     if parser is None:
-        return None
+        return {}
     config = parser.get()
     content = {key: config[key] for key in MODEL_KEYS if key in config}
     content["_pretrained_weights"] = {"model_2d": weights, "license": None if weights is None else license_of(weights)}
-    text = json.dumps(content, indent=4) + "\n"
-    return atomic_write(Path(run_dir) / "model.json", lambda path: path.write_text(text))
+    return content

@@ -352,7 +352,9 @@ def test_overlays_hold_known_keys_alone(path):
 def test_overlays_build_a_trainer(path, data, tmp_path):
     """Merged with train.json, its own values kept, everything built, nothing trained."""
     own = set(overlay_keys(path))
-    overrides = {k: v for k, v in settings(data, tmp_path, cache_rate=0.0).items() if k not in own}
+    # Recipes bring networks that halve four times: no training here, so the patch may be large.
+    ours = settings(data, tmp_path, cache_rate=0.0, patch_size=[32, 32, 32])
+    overrides = {k: v for k, v in ours.items() if k not in own}
     made = workflow(overrides, path)
     trainer = made.parser.get_parsed_content("train::trainer")
     content = json.loads(path.read_text())

@@ -6,6 +6,7 @@ from mnseg.handlers.epoch_seed import EpochSeedHandler
 from mnseg.handlers.history import HistoryHandler
 from mnseg.handlers.lr_schedule import TwoStageLRHandler
 from mnseg.handlers.lrg_sampling import LRGSamplingHandler
+from mnseg.handlers.model_overlay import ModelOverlayHandler
 from mnseg.handlers.optional import OptionalHandler
 from mnseg.handlers.progress import ProgressHandler
 from mnseg.handlers.pseudo_foreground import PseudoForegroundHandler
@@ -19,6 +20,7 @@ __all__ = [
     "EpochSeedHandler",
     "HistoryHandler",
     "LRGSamplingHandler",
+    "ModelOverlayHandler",
     "OptionalHandler",
     "ProgressHandler",
     "PseudoForegroundHandler",
