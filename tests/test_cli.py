@@ -197,3 +197,27 @@ def test_atrial_protocol_in_one_command(shared_dir, tmp_path):
     assert [Path(item["image"]).name for item in content["labeled"]] == [f"{case}.nii.gz" for case in order[:8]]
     assert [Path(item["image"]).name for item in content["testing"]] == [f"{case}.nii.gz" for case in order[60:70]]
     assert len(content["unlabeled"]) == 52
+
+
+def test_two_dimensional_pair_is_named_without_a_traceback(tmp_path, capsys):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(np.eye(9, dtype=np.uint8), np.eye(4)), tmp_path / folder / "flat.nii.gz")
+    folders = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels")]
+    assert main(["datalist", *folders, "-o", str(tmp_path / "list.json")]) == 1
+    errors = capsys.readouterr().err
+    assert "flat.nii.gz" in errors and "2 dimensions" in errors and "Traceback" not in errors
+
+
+def test_output_below_a_file_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["phantom", str(tmp_path / "file" / "x"), "--labeled", "1"]) == 1
+    errors = capsys.readouterr().err
+    assert str(tmp_path / "file") in errors and "Traceback" not in errors
+
+
+def test_phantom_does_not_mix_with_what_is_there(tmp_path, capsys):
+    (tmp_path / "datalist.json").write_text("{}")
+    assert main(["phantom", str(tmp_path)]) == 1
+    assert "holds a datalist already" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["datalist.json"]

@@ -12,6 +12,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnseg._version import __version__
@@ -32,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except UserError as error:
         print(f"mnseg: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            traceback.print_exc()
+            return 3
+        print(f"mnseg: {error.filename} cannot be read or written ({error.strerror}).", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mnseg: interrupted", file=sys.stderr)
@@ -182,6 +189,8 @@ def _run_phantom(args: argparse.Namespace) -> int:
         if len(options["size"]) not in (1, 3):
             raise UserError(f"--size takes one number or three, not {len(options['size'])}.")
         options["size"] = options["size"][0] if len(options["size"]) == 1 else tuple(options["size"])
+    if (Path(args.output) / "datalist.json").exists():
+        raise UserError(f"{args.output} holds a datalist already: choose another folder, or remove this one.")
     print(write_phantom_dataset(args.output, **options))
     return 0
 

@@ -110,6 +110,8 @@ def _compare_grids(image: Any, label: Any, path: str, result: CaseResult) -> Non
     if label.shape[:3] != image.shape[:3] or any(size != 1 for size in label.shape[3:]):
         result.add("error", f"label {path} has shape {_shape(label.shape)}, its image {_shape(image.shape)}.")
         return
+    if len(image.shape) < 3:
+        return  # too few dimensions, which the check of the image has said
     if not _sound_affine(label.affine):
         result.add("error", f"label {path} has an affine that is singular or not finite.")
         return

@@ -7,6 +7,7 @@ serves only to log the Dice of pseudo-labels.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -101,9 +102,9 @@ def write_datalist(datalist: Mapping[str, Any], path: str | os.PathLike) -> Path
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"datalist {path} cannot be written ({error}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"datalist {path} cannot be written ({error.strerror}).") from error
     return path
 
 
