@@ -199,12 +199,38 @@ def test_a_mistyped_key_is_refused_where_mnseg_is_installed(run):
 
 def test_a_checkpoint_that_does_not_fit_is_an_error(run):
     torch.save({"weight": torch.zeros(2, 1, 1, 1, 1), "bias": torch.zeros(2)}, run / "models" / "model.pt")
-    flow = workflow(run)
-    flow.initialize()
-    with pytest.raises(RuntimeError) as error:  # MONAI wraps what an expression raises
-        flow.run()
-    assert "size mismatch" in str(error.value.__cause__)
+    with pytest.raises(SystemExit, match=r"model.pt .*weight has shape \(2, 1, 1, 1, 1\) in the file and \(3, .*model.json"):
+        workflow(run).initialize()
     assert not list((run / "eval").rglob("*.csv"))
+
+
+def shifted(path: Path, voxels: float) -> None:
+    """A label that starts ``voxels`` voxels of its first axis away from where its image starts."""
+    save(path, boxes())
+    nii = nib.load(path)
+    affine = nii.affine.copy()
+    affine[:3, 3] += voxels * affine[:3, 0]
+    nib.save(nib.Nifti1Image(np.asarray(nii.dataobj), affine), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: save(path, boxes()[:-1]), r"has shape \(19, 18, 14\), its image \(20, 18, 14\)"),
+        (lambda path: shifted(path, 0.2), r"affines differ by more than 0.1 voxel"),
+        (lambda path: save(path, boxes() * 2), r"has values \[4.*\] outside the 3 classes"),
+        (lambda path: path.write_bytes(b""), r"unusable, ImageFileError: Empty file"),
+    ],
+)
+def test_a_label_that_cannot_be_measured_against_is_named(run, spoil, reason):
+    spoil(run / "scans" / "labels" / "label.nii.gz")
+    with pytest.raises(SystemExit, match=r"^1 files of split 'testing' .*/labels/label.nii.gz \(.*" + reason):
+        workflow(run).initialize()
+
+
+def test_a_label_a_twentieth_of_a_voxel_away_is_the_same_place(run):
+    shifted(run / "scans" / "labels" / "label.nii.gz", 0.05)
+    workflow(run).initialize()
 
 
 def test_evaluate_and_inference_share_their_defaults():
@@ -212,7 +238,7 @@ def test_evaluate_and_inference_share_their_defaults():
         ConfigParser.load_config_file(CONFIGS / f"{n}.json") for n in ("evaluate", "inference")
     )
     own = {"preprocessing", "dataset", "postprocessing", "handlers", "evaluator", "initialize", "run",
-           "invert_probabilities"}  # fmt: skip
+           "invert_probabilities", "faults"}  # fmt: skip
     shared = (set(evaluate_json) & set(inference_json)) - own
     assert {"bundle_root", "intensity", "network_def", "spacing", "inferer", "nifti_writer"} <= shared
     assert {k for k in shared if evaluate_json[k] != inference_json[k]} == set()

@@ -197,6 +197,61 @@ def test_bad_input_is_one_clear_sentence(tmp_path):
         workflow(tmp_path).initialize()
 
 
+def spoiled_scans(scans: Path) -> dict[str, str]:
+    """One scan per fault, and the reason that must be given for it."""
+    cube = np.random.default_rng(5).random((8, 8, 8))
+    write_scan(scans / "cut.nii.gz", cube, AFFINES["ras"])
+    (scans / "cut.nii.gz").write_bytes((scans / "cut.nii.gz").read_bytes()[:900])
+    write_scan(scans / "flat.nii.gz", cube[0], AFFINES["ras"])
+    write_scan(scans / "nan.nii.gz", np.where(cube > 0.9, np.nan, cube), AFFINES["ras"])
+    write_scan(scans / "series.nii.gz", np.stack([cube] * 3, -1), AFFINES["ras"])
+    (scans / "zero.nii").write_bytes(b"")
+    return {
+        "cut.nii.gz": "unusable, EOFError",
+        "flat.nii.gz": "is 2-D",
+        "nan.nii.gz": "has NaN or infinite voxels",
+        "series.nii.gz": "has shape (8, 8, 8, 3), but 1 channel",
+        "zero.nii": "unusable, ImageFileError: Empty file",
+    }
+
+
+def test_scans_that_cannot_be_used_are_named_before_anything_is_written(tmp_path):
+    threshold_model(tmp_path / "models" / "model.pt")
+    write_scan(tmp_path / "scans" / "good.nii.gz", np.ones((8, 8, 8)), AFFINES["ras"])
+    reasons = spoiled_scans(tmp_path / "scans")
+    with pytest.raises(SystemExit) as refusal:
+        workflow(tmp_path).initialize()
+    sentence = str(refusal.value)
+    assert sentence.startswith("5 of 6 scans cannot be used: ")
+    assert [f"{name} ({why}" for name, why in reasons.items() if f"/{name} ({why}" not in sentence] == []
+    assert "good.nii.gz" not in sentence
+    assert not (tmp_path / "eval").exists()
+
+
+def test_scans_that_cannot_be_used_are_left_out_on_request_and_said(tmp_path, caplog):
+    threshold_model(tmp_path / "models" / "model.pt")
+    spoiled_scans(tmp_path / "scans")
+    with pytest.raises(SystemExit, match=r"^5 of 5 scans cannot be used"):
+        workflow(tmp_path, skip_unreadable=True).initialize()
+    write_scan(tmp_path / "scans" / "good.nii.gz", np.ones((8, 8, 8)), AFFINES["ras"])
+    infer(tmp_path, skip_unreadable=True)
+    assert [p.name for p in (tmp_path / "eval").glob("*.nii.gz")] == ["good_seg.nii.gz"]
+    assert "5 of 6 scans are left out" in caplog.text
+
+
+def test_a_model_or_output_folder_that_cannot_be_used_is_one_sentence(tmp_path):
+    write_scan(tmp_path / "scans" / "a.nii.gz", np.ones((8, 8, 8)), AFFINES["ras"])
+    model = tmp_path / "models" / "model.pt"
+    threshold_model(model)
+    with pytest.raises(SystemExit, match=r"output folder .*a.nii.gz/eval \(unusable, NotADirectoryError.*--output_dir"):
+        workflow(tmp_path, output_dir=str(tmp_path / "scans" / "a.nii.gz" / "eval")).initialize()
+    with pytest.raises(SystemExit, match=r"model.pt cannot be used \(conv_0.* in network_def\): add the model.json"):
+        workflow(tmp_path, network_def={"_target_": "BasicUNet", "features": [4] * 6}).initialize()
+    model.write_bytes(model.read_bytes()[:100])
+    with pytest.raises(SystemExit, match=r"model.pt cannot be used \(unusable, "):
+        workflow(tmp_path).initialize()
+
+
 def test_random_weights_only_on_request_and_said(tmp_path, caplog):
     write_scan(tmp_path / "scans" / "a.nii.gz", np.ones((8, 8, 8)), AFFINES["ras"])
     infer(tmp_path, load_checkpoint=False)
