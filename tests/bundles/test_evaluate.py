@@ -199,7 +199,9 @@ def test_a_mistyped_key_is_refused_where_mnseg_is_installed(run):
 
 def test_a_checkpoint_that_does_not_fit_is_an_error(run):
     torch.save({"weight": torch.zeros(2, 1, 1, 1, 1), "bias": torch.zeros(2)}, run / "models" / "model.pt")
-    with pytest.raises(SystemExit, match=r"model.pt .*weight has shape \(2, 1, 1, 1, 1\) in the file and \(3, .*model.json"):
+    with pytest.raises(
+        SystemExit, match=r"model.pt .*weight has shape \(2, 1, 1, 1, 1\) in the file and \(3, .*model.json"
+    ):
         workflow(run).initialize()
     assert not list((run / "eval").rglob("*.csv"))
 
