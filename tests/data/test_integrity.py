@@ -346,13 +346,30 @@ class TestReport:
 
     def test_misspelled_key(self, dataset):
         dataset.content["unlabelled"] = dataset.content.pop("unlabeled")
-        assert '"unlabelled" is not one of' in only(dataset.check(), "warning").message
+        error, warning = dataset.check().findings
+        assert 'has no "unlabeled"' in error.message
+        assert '"unlabelled" is not one of' in warning.message
+
+    @pytest.mark.parametrize("key", ["labeled", "unlabeled", "validation"])
+    def test_missing_key(self, dataset, key):
+        del dataset.content[key]
+        assert f'has no "{key}"' in only(dataset.check(), "error").message
+
+    def test_testing_may_be_missing(self, dataset):
+        del dataset.content["testing"]
+        assert dataset.check().findings == []
+
+    def test_empty_unlabeled(self, dataset):
+        dataset.content["unlabeled"] = []
+        assert "allow_empty_unlabeled" in only(dataset.check(), "warning").message
+        assert dataset.check(allow_empty_unlabeled=True).findings == []
 
     def test_no_scan_at_all(self):
         assert "names no scan" in only(check_datalist({"labeled": []}), "error").message
 
     def test_relative_paths_of_a_dict(self, dataset):
-        content = {"labeled": [{"image": "l0.nii.gz", "label": "l0_label.nii.gz"}]}
+        content = {"labeled": [{"image": "l0.nii.gz", "label": "l0_label.nii.gz"}],
+                   "unlabeled": [{"image": "u0.nii.gz"}], "validation": []}
         assert check_datalist(content, dataset.folder, 3).findings == []
 
 
@@ -401,6 +418,15 @@ class TestRequire:
         with pytest.raises(UserError, match=r"(?s)datalist\.json: .*labeled/l0: .*values outside 0\.\.1"):
             require_sound_datalist(path, num_classes=2)
 
+    def test_channels_that_the_network_does_not_take(self, dataset):
+        save(dataset.folder / "u1.nii.gz", dataset.rng.normal(size=(*SHAPE, 2)).astype(np.float32))
+        path = dataset.write()
+        with pytest.raises(UserError, match=r"has 1 error:\n.*u1\.nii\.gz has 2 channels, but in_channels is 1"):
+            require_sound_datalist(path, in_channels=1)
+        with pytest.raises(UserError, match="has 5 errors") as error:
+            require_sound_datalist(path, in_channels=2)
+        assert "l0.nii.gz has 1 channel, but in_channels is 2" in str(error.value)
+
     def test_warnings_are_logged(self, dataset, caplog):
         save(Path(dataset.content["testing"][0]["label"]), np.zeros(SHAPE, np.uint8))
         with caplog.at_level(logging.WARNING, "mnseg.data.integrity"):
@@ -415,7 +441,8 @@ def test_real_hippocampus_passes(shared_dir):
     items = [{"image": str(path), "label": str(data / "labels" / path.name)}
              for path in sorted((data / "images").glob("*.nii.gz"))]
     assert len(items) == 208
-    assert check_datalist({"labeled": items[:160], "validation": items[160:]}, num_classes=3).findings == []
+    assert check_datalist({"labeled": items[:120], "unlabeled": [{"image": item["image"]} for item in items[120:160]],
+                           "validation": items[160:]}, num_classes=3).findings == []
 
 
 def test_real_label_with_reversed_rows(shared_dir, tmp_path):
@@ -424,8 +451,10 @@ def test_real_label_with_reversed_rows(shared_dir, tmp_path):
     voxels = np.asarray(mask.dataobj)
     image = nib.Nifti1Image(voxels, mask.affine).as_reoriented(np.array([[0, 1], [1, -1], [2, 1]]))
     nib.save(image, tmp_path / "ct.nii.gz")
-    content = {"labeled": [{"image": str(tmp_path / "ct.nii.gz"), "label": mask.get_filename()}]}
-    assert "orientation LAS, its image LPS" in only(check_datalist(content), "error").message
+    content = {"labeled": [{"image": str(tmp_path / "ct.nii.gz"), "label": mask.get_filename()}],
+               "unlabeled": [], "validation": []}
+    report = check_datalist(content, allow_empty_unlabeled=True)
+    assert "orientation LAS, its image LPS" in only(report, "error").message
 
 
 def test_findings_are_json(dataset):

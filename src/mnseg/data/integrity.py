@@ -21,6 +21,7 @@ __all__ = ["CheckReport", "Finding", "check_datalist", "require_sound_datalist"]
 
 logger = logging.getLogger(__name__)
 
+_REQUIRED = ("labeled", "unlabeled", "validation")
 _POOL = {"labeled": "training", "unlabeled": "training", "validation": "validation", "testing": "testing"}
 
 
@@ -69,6 +70,8 @@ def check_datalist(
     jobs: int | None = None,
     check_hidden: bool = False,
     progress: bool = False,
+    allow_empty_unlabeled: bool = False,
+    in_channels: int | None = None,
 ) -> CheckReport:
     """Read every image and label once and report all defects.
 
@@ -80,6 +83,8 @@ def check_datalist(
         jobs: volumes read at the same time, each holding one volume in memory; default: up to 4.
         check_hidden: also compare "hidden_label" files with their images (as warnings); else they need only exist.
         progress: show a progress bar when stderr is a terminal.
+        allow_empty_unlabeled: say nothing about an "unlabeled" list without items.
+        in_channels: channels that every scan must have; default: all the same number.
 
     Raises:
         UserError: the datalist itself cannot be read. Defects of the scans are findings instead.
@@ -89,7 +94,7 @@ def check_datalist(
     else:
         resolved = load_datalist(datalist, dataset_dir)
     names = resolved.get("class_names")
-    findings = list(_unknown_splits(resolved))
+    findings = [*_unknown_splits(resolved), *_unfit_for_training(resolved, allow_empty_unlabeled)]
     if names and num_classes and len(names) != num_classes:
         findings.append(Finding("warning", "", "", f"class_names has {len(names)} names, "
                                                    f"but the check is for {num_classes} classes."))
@@ -98,7 +103,7 @@ def check_datalist(
     results = _check_cases(items, num_classes, check_hidden, jobs or min(4, os.cpu_count() or 1), progress)
     findings += [finding for result in results for finding in result.findings]
     findings += [*_repeated_cases(results), *_repeated_content(results), *_shared_patients(items),
-                 *_differing_channels(results), *_absent_classes(results, num_classes, names)]
+                 *_wrong_channels(results, in_channels), *_absent_classes(results, num_classes, names)]
     findings.sort(key=lambda finding: finding.level != "error")
     return CheckReport(findings, {split: len(resolved.get(split, [])) for split in SPLITS})
 
@@ -121,8 +126,23 @@ def _unknown_splits(datalist: Mapping[str, Any]) -> Iterator[Finding]:
         has_items = isinstance(value, list) and any(isinstance(item, Mapping) and "image" in item for item in value)
         if key not in SPLITS and has_items:
             yield Finding("warning", "", "", f'"{key}" is not one of {", ".join(SPLITS)}: its items are not used.')
+
+
+def _unfit_for_training(datalist: Mapping[str, Any], allow_empty_unlabeled: bool) -> Iterator[Finding]:
+    """What `require_sound_datalist` would stop at, said before a training is started."""
     if not any(datalist.get(split) for split in SPLITS):
         yield Finding("error", "", "", "names no scan.")
+        return
+    for key in _REQUIRED:
+        if key not in datalist:
+            yield Finding("error", "", "", _missing_key(key))
+    if datalist.get("unlabeled") == [] and not allow_empty_unlabeled:
+        yield Finding("warning", "", "", 'has no case under "unlabeled": training stops unless '
+                                         "allow_empty_unlabeled is set to true.")
+
+
+def _missing_key(key: str) -> str:
+    return f'has no "{key}"; add that key (`mnseg datalist` writes all of them).'
 
 
 def _repeated_cases(results: list[CaseResult]) -> Iterator[Finding]:
@@ -165,14 +185,18 @@ def _shared_patients(items: list[tuple[str, Mapping[str, Any]]]) -> Iterator[Fin
                                            f"and testing: {where}.")
 
 
-def _differing_channels(results: list[CaseResult]) -> Iterator[Finding]:
+def _wrong_channels(results: list[CaseResult], in_channels: int | None) -> Iterator[Finding]:
+    """Scans whose channels differ from ``in_channels``, or without it from those of most scans."""
     counts = Counter(result.channels for result in results if result.channels)
-    if len(counts) > 1:
-        usual = counts.most_common(1)[0][0]
-        for result in results:
-            if result.channels and result.channels != usual:
-                yield Finding("error", result.split, result.case,
-                              f"{result.image} has {result.channels} channels, most images have {usual}.")
+    if not counts:
+        return
+    expected = in_channels or counts.most_common(1)[0][0]
+    for result in results:
+        if result.channels and result.channels != expected:
+            other = (f"but in_channels is {in_channels}; set in_channels to the channels of the scans, or convert this "
+                     "one" if in_channels else f"most images have {expected}")
+            yield Finding("error", result.split, result.case,
+                          f"{result.image} has {_plural(result.channels, 'channel')}, {other}.")
 
 
 def _absent_classes(
@@ -194,11 +218,13 @@ def require_sound_datalist(
     allow_empty_unlabeled: bool = False,
     batch_size: int | None = None,
     min_labeled: int = 1,
+    in_channels: int | None = None,
 ) -> dict[str, Any]:
     """Load and check a datalist for training; warnings are logged, errors stop.
 
     Args:
         batch_size: items per batch (B of Eq. 11); it must hold at least ``min_labeled`` labeled items.
+        in_channels: channels that every scan must have, those of the network's input.
 
     Returns:
         The datalist with all of "labeled", "unlabeled", "validation", "testing" (possibly empty); absolute paths;
@@ -208,9 +234,9 @@ def require_sound_datalist(
         UserError: a key is missing, a pool is empty that must not be, the batch is too small, or the check failed.
     """
     datalist = load_datalist(path, dataset_dir)
-    for key in ("labeled", "unlabeled", "validation"):
+    for key in _REQUIRED:
         if key not in datalist:
-            raise UserError(f'datalist {path} has no "{key}"; add that key (`mnseg datalist` writes all of them).')
+            raise UserError(f"datalist {path} {_missing_key(key)}")
     if not datalist["labeled"]:
         raise UserError(f'datalist {path} has no labeled case; put at least one under "labeled".')
     if not datalist["unlabeled"] and not allow_empty_unlabeled:
@@ -219,7 +245,8 @@ def require_sound_datalist(
     if not datalist["validation"]:
         logger.warning('datalist %s has no case under "validation": the best model cannot be chosen.', path)
     _require_batch(batch_size, min_labeled)
-    report = check_datalist(datalist, num_classes=num_classes)
+    report = check_datalist(datalist, num_classes=num_classes, allow_empty_unlabeled=allow_empty_unlabeled,
+                            in_channels=in_channels)
     for finding in report.warnings:
         logger.warning("%s", finding)
     try:
