@@ -166,13 +166,17 @@ def test_phantom_data_is_sound(tmp_path):
     assert main(["check", str(tmp_path / "p/datalist.json")]) == 0
 
 
-def test_report_takes_its_options_from_the_report(monkeypatch, capsys):
+def test_report_takes_its_options_from_the_report(monkeypatch, capsys, tmp_path):
     stub = types.ModuleType("mnseg.reports.html")
-    stub.add_report_arguments = lambda parser: parser.add_argument("--run-dir")
-    stub.run_report = lambda args: Path(args.run_dir) / "report.html"
+    stub.add_report_arguments = lambda parser: parser.add_argument("--output")
+    stub.run_report = lambda args: Path(args.output)
     monkeypatch.setitem(sys.modules, "mnseg.reports.html", stub)
-    assert main(["report", "--run-dir", "runs"]) == 0
+    assert main(["report", "--output", "runs/report.html"]) == 0
     assert capsys.readouterr().out == f"{Path('runs/report.html')}\n"
+    stub.run_report = lambda args: pytest.fail("started although the output cannot be written")
+    (tmp_path / "file").write_text("")
+    assert main(["report", "--output", str(tmp_path / "file/report.html")]) == 1
+    assert f"{tmp_path / 'file'} is not a folder" in capsys.readouterr().err
 
 
 def test_version_and_help_import_nothing_heavy():
@@ -221,3 +225,52 @@ def test_phantom_does_not_mix_with_what_is_there(tmp_path, capsys):
     assert main(["phantom", str(tmp_path)]) == 1
     assert "holds a datalist already" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["datalist.json"]
+
+
+def test_phantom_completes_an_interrupted_run(tmp_path):
+    """Only the datalist, written last, tells that a folder is complete."""
+    counts = ["--labeled=1", "--unlabeled=1", "--validation=1", "--testing=0", "--size=24"]
+    assert main(["phantom", str(tmp_path), *counts]) == 0
+    before = (tmp_path / "images/labeled_000.nii.gz").read_bytes()
+    (tmp_path / "datalist.json").unlink()
+    (tmp_path / "images/labeled_000.nii.gz").write_bytes(before[:100])
+    assert main(["phantom", str(tmp_path), *counts]) == 0
+    assert (tmp_path / "images/labeled_000.nii.gz").read_bytes() == before
+
+
+def test_labels_in_the_folder_of_the_images(folders, capsys):
+    (folders / "link").symlink_to(folders / "images")
+    for option in ("--labels", "--hidden-labels"):
+        assert datalist(folders, option, f"{folders}/link") == 1
+        assert "its own label" in capsys.readouterr().err
+    assert not (folders / "new").exists()
+
+
+@pytest.mark.parametrize("output", ["file/datalist.json", "file/deeper/datalist.json", "images"])
+def test_datalist_that_cannot_be_written_is_said_before_the_check(folders, capsys, monkeypatch, output):
+    monkeypatch.setattr("mnseg.data.integrity.check_datalist", lambda *a, **k: pytest.fail("scans were read"))
+    (folders / "file").write_text("")
+    assert main(["datalist", "--images", f"{folders}/images", "-o", f"{folders}/{output}"]) == 1
+    shown = capsys.readouterr().err
+    assert str(folders / output) in shown and len(shown.splitlines()) == 1
+
+
+def test_two_dimensional_pair_beside_a_sound_one(folders, capsys):
+    for name in ("images", "labels"):
+        nib.save(nib.Nifti1Image(np.eye(9, dtype=np.uint8), np.eye(4)), folders / f"{name}/c0.nii.gz")
+    assert datalist(folders, "--no-check", "--validation", "1") == 0
+    capsys.readouterr()
+    assert main(["check", f"{folders}/new/datalist.json"]) == 1
+    shown = capsys.readouterr()
+    assert "images/c0.nii.gz has 2 dimensions" in shown.err
+    assert "1 error, 0 warnings" in shown.out
+
+
+def test_full_disk_names_the_file(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["phantom", str(tmp_path), "--size=24"]) == 1
+    shown = capsys.readouterr().err
+    assert f"{tmp_path}/images/labeled_000.nii.gz" in shown and "No space left" in shown

@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             traceback.print_exc()
             return 3
-        print(f"mnseg: {error.filename} cannot be read or written ({error.strerror}).", file=sys.stderr)
+        name = error.filename2 or error.filename  # of a rename: the file that was wanted, not the temporary one
+        print(f"mnseg: {name} cannot be read or written ({error.strerror}).", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mnseg: interrupted", file=sys.stderr)
@@ -116,7 +117,9 @@ def _run_datalist(args: argparse.Namespace) -> int:
     from mnseg.data.build_datalist import build_datalist
     from mnseg.data.datalist import SPLITS, write_datalist
     from mnseg.data.integrity import check_datalist
+    from mnseg.files import require_writable
 
+    require_writable(args.output)
     built = build_datalist(
         args.images, args.labels, args.hidden_labels, args.keep_hidden, args.labeled, args.validation, args.test,
         args.order, args.seed, args.class_names, args.patients,
@@ -124,7 +127,7 @@ def _run_datalist(args: argparse.Namespace) -> int:
     for note in built.notes:
         print(f"note: {note}", file=sys.stderr)
     if args.check:
-        report = check_datalist(built.datalist, check_hidden=True, progress=True)
+        report = check_datalist(built.datalist, check_hidden=True, progress=True, allow_empty_unlabeled=True)
         _print_findings(report)
         if report.errors:
             raise UserError(f"{args.output} was not written: {report.summary()}. Repair or remove the files named "
@@ -196,8 +199,10 @@ def _run_phantom(args: argparse.Namespace) -> int:
 
 
 def _run_report(args: argparse.Namespace) -> int:
+    from mnseg.files import require_writable
     from mnseg.reports.html import run_report
 
+    require_writable(args.output)
     print(run_report(args))
     return 0
 

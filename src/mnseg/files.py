@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from mnseg.errors import UserError
 
-__all__ = ["atomic_save", "atomic_write"]
+__all__ = ["atomic_save", "atomic_write", "require_writable"]
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
@@ -21,6 +21,10 @@ def atomic_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
     try:
         write(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk is reported without the file's name
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -28,4 +32,21 @@ def atomic_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
 
 def atomic_save(content: Any, path: str | Path) -> Path:
     """``torch.save``, whole or not at all; ``content`` must load with ``weights_only=True``."""
+    import torch  # here, so that commands that save no tensors start quickly
+
     return atomic_write(path, lambda temporary: torch.save(content, temporary))
+
+
+def require_writable(path: str | Path) -> None:
+    """Raise a `UserError` when the file ``path`` could not be written; nothing is created.
+
+    Long work asks before it starts. The nearest folder that exists must allow the missing ones to be made.
+    """
+    path = Path(os.path.abspath(path))
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the file to write.")
+    folder = next(parent for parent in path.parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: {folder} is not a folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: {folder} may not be written to.")

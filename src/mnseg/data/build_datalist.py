@@ -52,8 +52,12 @@ def build_datalist(
         patient_pattern: regular expression that finds the patient in a case id; keeps a patient's scans together.
 
     Raises:
-        UserError: no images, unknown names in a list, or a split that cannot be made.
+        UserError: no images, labels in the images' own folder, unknown names in a list, or a split that cannot be made.
     """
+    for folder, option in ((labels, "labels"), (hidden_labels, "hidden labels")):
+        if folder is not None and os.path.realpath(folder) == os.path.realpath(images):
+            raise UserError(f"images and {option} are both {images}: every scan would be its own label; name the "
+                            "folder that holds the labels.")
     image_files = list_volumes(images)
     if not image_files:
         raise UserError(f"{images} holds no .nii or .nii.gz files.")
