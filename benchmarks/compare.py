@@ -38,7 +38,12 @@ from mnseg.files import atomic_save, atomic_write
 from mnseg.reports.history import read_history
 from mnseg.reports.statistics import paired_difference
 
-ABLATIONS = {"supervised": "supervised_only", "mn": None, "random_f": "random_weights"}
+ABLATIONS = {
+    "supervised": "supervised_only",
+    "mn": None,
+    "random_f": "random_weights",
+    "supervised_random_f": "supervised_random_weights",
+}
 DEFAULT_ROWS = ["supervised", "mn", "random_f", "uniform"]
 FIELD = "configs/metrics/field.json"
 METRICS = {"dice": ("Dice %", 100), "jaccard": ("Jaccard %", 100), "hd95_voxel": ("HD95", 1), "asd_voxel": ("ASD", 1)}
