@@ -225,6 +225,7 @@ def load_2d(run_dir: Path) -> nn.Module:
     settings, state = checkpoint["settings"], checkpoint["objects"]["network_2d"]
     names = ("model_2d", "pretrained", "finetuning", "slice_axis", "slice_scale", "slice_context")
     override = {name: _literal(settings[name]) for name in names}
+    override["network_2d_def"] = json.loads(settings["network_2d_def"])
     ranks = [weight.shape[0] for name, weight in state.items() if ".lora_A." in name]
     if ranks:  # a narrow layer has a lower rank than was asked for
         override["lora_rank"] = max(ranks)

@@ -9,8 +9,15 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from mnseg.bundle import MODEL_KEYS, config_text, model_overlay, refuse_unknown_keys, unknown_keys
-from mnseg.errors import user_error_in
+from mnseg.bundle import (
+    MODEL_KEYS,
+    config_text,
+    model_overlay,
+    refuse_unknown_keys,
+    require_choices,
+    unknown_keys,
+)
+from mnseg.errors import UserError, user_error_in
 
 MODULE_NAMES = ("refuse_unknown_keys", "config_text", "model_overlay")
 CONFIG = {
@@ -92,6 +99,14 @@ def test_words_that_would_count_as_true(configs, text, word):
 def test_words_as_values_pass(configs):
     start(configs, pretrained=False)
     start(configs, pretrained="someone/false-positives")
+
+
+def test_choices():
+    require_choices(sampling="linear", roles="mean_teacher", finetuning="decoder", amp_dtype=None)
+    with pytest.raises(UserError, match="sampling is 'linar'; it must be one of learning_rate, linear, uniform, fixed"):
+        require_choices(roles="alternate", sampling="linar")
+    with pytest.raises(UserError, match="amp_dtype is 'bf16'; it must be one of null, bfloat16, float16"):
+        require_choices(amp_dtype="bf16")
 
 
 def test_outside_a_workflow_nothing_is_checked():

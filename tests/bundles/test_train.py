@@ -376,6 +376,31 @@ def test_supervised_only_never_sees_an_unlabeled_scan(data, tmp_path):
     assert {line["unlabeled_seen"] for line in lines} == {0}
 
 
+def test_a_mean_teacher_learns_what_g_learns_under_co_training(data, tmp_path):
+    overlay = ROOT / "configs" / "ablations" / "mean_teacher.json"
+    short = {"stage_1_epochs": 1, "stage_2_epochs": 4, "sampling": "linear"}
+    trainer = train(settings(data, tmp_path / "mt", **short), overlay).parser.get_parsed_content("train::trainer")
+    train(settings(data, tmp_path / "mn", **short))
+    ours, theirs = history(tmp_path / "mn"), history(tmp_path / "mt")
+    for key in ("student", "num_unlabeled", "unlabeled_seen"):
+        assert [line[key] for line in ours] == [line[key] for line in theirs]
+    average = trainer.teachers["3d"].network
+    assert average is not trainer.networks["3d"] and not average.training
+    saved = torch.load(tmp_path / "mt" / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(value, average.state_dict()[name]) for name, value in saved.items())
+
+
+def test_two_3d_networks_start_apart_and_both_learn(data, tmp_path):
+    made = workflow(settings(data, tmp_path), ROOT / "configs" / "ablations" / "two_3d_networks.json")
+    networks = made.parser.get_parsed_content("train::trainer").networks
+    before = {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
+    assert type(networks["2d"]) is type(networks["3d"])
+    assert not all(torch.equal(a, b) for a, b in zip(before["2d"], before["3d"], strict=True))
+    made.run()
+    for name, network in networks.items():
+        assert not all(torch.equal(a, b) for a, b in zip(before[name], network.parameters(), strict=True))
+
+
 def test_no_validation_case(data, tmp_path):
     """The final model is written; there is no best one."""
     lists = json.loads((data / "datalist.json").read_text()) | {"validation": []}

@@ -226,6 +226,11 @@ class TestLabels:
         assert len(report.errors) == 4
         assert all("values outside 0..1: 2" in finding.message for finding in report.errors)
 
+    def test_class_names_of_the_datalist_and_the_network_must_agree(self, dataset):
+        dataset.content["class_names"] = ["background", "organ"]
+        message = only(dataset.check(num_classes=3), "error").message
+        assert message == "its class_names has 2 names (background, organ), but 3 classes were asked for: make them agree."
+
     def test_without_classes_any_whole_number_will_do(self, dataset):
         self.relabel(dataset, self.put(40))
         assert dataset.check(num_classes=None).findings == []

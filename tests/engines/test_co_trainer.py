@@ -148,6 +148,29 @@ def test_another_teacher_teaches_in_place_of_g(co_training):
     assert calls == [False, False], "in the second epoch, where the 2D network learns"
 
 
+def test_a_mean_teacher_teaches_both_and_g_learns_as_often_as_under_co_training(co_training):
+    students = {roles: [] for roles in ("alternate", "mean_teacher")}
+    calls = []
+
+    class Teacher(nn.Module):
+        def forward(self, x):
+            calls.append(len(x))
+            return torch.zeros(len(x), 3, *x.shape[2:])
+
+    for roles, seen in students.items():
+        options = {"teacher_3d": Teacher()} if roles == "mean_teacher" else {}
+        run = co_training(stage_1=1, stage_2=4, mode="fixed", num_unlabeled=2, roles=roles, **options)
+        run.trainer.run()
+        seen.extend((b.epoch, b.student, b.b_l, b.b_u) for b in run.batches)
+    assert students["mean_teacher"] == students["alternate"]
+    assert calls == [2] * 8, "two batches in each of the four epochs of stage 2"
+
+
+def test_a_mean_teacher_without_an_average_is_refused(co_training):
+    with pytest.raises(UserError, match="ema_momentum"):
+        co_training(roles="mean_teacher")
+
+
 def gradients(co_training, micro_batch_size: int | None, b_u: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     networks = tuple(nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 3, 1)) for _ in range(2))

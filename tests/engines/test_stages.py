@@ -6,7 +6,7 @@ from math import cos, pi
 
 import pytest
 
-from mnseg.engines.stages import learning_rate_factor, stage_of, student_of
+from mnseg.engines.stages import learning_rate_factor, stage_of, student_of, teacher_of
 
 
 def test_stages_count_from_one():
@@ -18,6 +18,12 @@ def test_odd_epochs_of_stage_2_train_the_3d_network():
     assert student_of(1, 7) == "both"
     assert [student_of(2, e) for e in range(1, 6)] == ["3d", "2d", "3d", "2d", "3d"]
     assert {student_of(2, e, "fixed_teacher") for e in range(1, 6)} == {"3d"}
+    assert [student_of(2, e, "mean_teacher") for e in range(1, 4)] == ["3d", "2d", "3d"]
+
+
+def test_the_other_network_teaches_except_under_a_mean_teacher():
+    assert [teacher_of(s) for s in ("3d", "2d")] == ["2d", "3d"]
+    assert [teacher_of(s, "mean_teacher") for s in ("3d", "2d")] == ["3d", "3d"]
 
 
 def test_warm_up_cosine_restart_cosine():

@@ -7,6 +7,7 @@ from math import exp, log
 import pytest
 import torch
 
+from mnseg.errors import UserError
 from mnseg.losses import PseudoLabelLoss
 
 SHAPE = (1, 2, 1, 1, 1)
@@ -78,3 +79,25 @@ def test_half_precision_scores(dtype):
     loss = PseudoLabelLoss()(logits, target)
     assert loss.dtype == torch.float32
     assert loss.item() == PseudoLabelLoss()(logits.float(), target.float()).item()
+
+
+def test_uncertain_voxels_are_left_out():
+    """Two voxels; the teacher's entropy is ln 2 at the first (left out), 0.325 nats (0.47 ln 2) at the second."""
+    target = torch.tensor([[0.5, 0.9], [0.5, 0.1]]).view(1, 2, 2, 1, 1)
+    logits = torch.tensor([[0.8, 0.6], [0.2, 0.4]]).log().view(1, 2, 2, 1, 1).requires_grad_()
+    loss = PseudoLabelLoss(max_entropy=0.75)(logits, target)
+    divergence = 0.9 * log(0.9 / 0.6) + 0.1 * log(0.1 / 0.4)
+    dice = 1 - (2 * 0.54 / (0.36 + 0.81) + 2 * 0.04 / (0.16 + 0.01)) / 2
+    assert loss.item() == pytest.approx(divergence + dice, abs=1e-4)
+    loss.backward()
+    assert logits.grad[0, :, 0].abs().max() == 0 < logits.grad[0, :, 1].abs().min()
+
+
+def test_max_entropy_of_one_counts_every_voxel():
+    logits, target = torch.randn(2, 3, 2, 3, 4), torch.rand(2, 3, 2, 3, 4).softmax(dim=1)
+    assert torch.allclose(PseudoLabelLoss(max_entropy=1.0)(logits, target), PseudoLabelLoss()(logits, target))
+
+
+def test_a_share_outside_0_to_1_is_refused():
+    with pytest.raises(UserError, match="max_entropy is 1.5"):
+        PseudoLabelLoss(max_entropy=1.5)

@@ -126,6 +126,14 @@ def test_empty_directory_and_unreachable_hub(tmp_path, monkeypatch):
         load_segmenter("nobody/has-this-model", 3)
 
 
+@pytest.mark.parametrize("name", ["/nowhere/weights", "./weights", "weights/of/mine", "~/weights"])
+def test_a_directory_that_does_not_exist_is_not_looked_for_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(module, "cached_file", None)
+    monkeypatch.setattr(module.AutoConfig, "from_pretrained", None)
+    with pytest.raises(UserError, match=f"directory {name} does not exist"):
+        load_segmenter(name, 3)
+
+
 def test_tiny_segformer_has_no_weights_to_load():
     with pytest.raises(UserError, match="pretrained: false"):
         load_segmenter("segformer-tiny-random", 3)

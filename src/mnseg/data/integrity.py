@@ -96,8 +96,8 @@ def check_datalist(
     names = resolved.get("class_names")
     findings = [*_unknown_splits(resolved), *_unfit_for_training(resolved, allow_empty_unlabeled)]
     if names and num_classes and len(names) != num_classes:
-        findings.append(Finding("warning", "", "", f"class_names has {len(names)} names, "
-                                                   f"but the check is for {num_classes} classes."))
+        findings.append(Finding("error", "", "", f"its class_names has {len(names)} names ({', '.join(names)}), but "
+                                                 f"{num_classes} classes were asked for: make them agree."))
     num_classes = num_classes or (len(names) if names else None)
     items = [(split, item) for split in SPLITS for item in resolved.get(split, [])]
     results = _check_cases(items, num_classes, check_hidden, jobs or min(4, os.cpu_count() or 1), progress)

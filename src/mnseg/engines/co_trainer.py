@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from mnseg.engines.stages import Role, stage_of, student_of
+from mnseg.engines.stages import ROLES, Role, stage_of, student_of, teacher_of
 from mnseg.errors import UserError
 from mnseg.losses import CoTrainingLoss, LossParts
 
@@ -54,7 +54,8 @@ class CoTrainer(Trainer):
         optimizer_2d: of ``network_2d``.
         loss: Eq. 5.
         roles: "alternate" (the method), or "fixed_teacher": ``f`` stays as stage 1 left it and only ``g`` learns in
-            stage 2 (the paper's ablation without iterative co-training).
+            stage 2 (the paper's ablation without iterative co-training), or "mean_teacher": ``teacher_3d`` teaches both,
+            which makes a Mean Teacher of ``g`` when that is its moving average.
         teacher_3d: network that teaches in place of ``network``, say its moving average.
         micro_batch_size: at most so many patches pass a network at once; gradients are accumulated over the rest.
             None: the whole batch at once. Cross-entropy and divergence do not change by it, the Dice terms are then
@@ -83,7 +84,7 @@ class CoTrainer(Trainer):
         optimizer: Optimizer,
         optimizer_2d: Optimizer,
         loss: CoTrainingLoss | None = None,
-        roles: Literal["alternate", "fixed_teacher"] = "alternate",
+        roles: Literal["alternate", "fixed_teacher", "mean_teacher"] = "alternate",
         teacher_3d: nn.Module | None = None,
         micro_batch_size: int | None = None,
         slice_stride: int = 1,
@@ -93,6 +94,8 @@ class CoTrainer(Trainer):
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
         _check_settings(max_epochs, stage_1_epochs, roles, micro_batch_size, amp_dtype)
+        if roles == "mean_teacher" and teacher_3d in (None, network):
+            raise UserError("roles 'mean_teacher' needs a moving average: set ema_momentum (say 0.01) and ema_teacher true.")
         if slice_stride < 1:
             raise UserError(f"slice_stride is {slice_stride}; it must be at least 1 (every slice).")
         super().__init__(
@@ -150,7 +153,7 @@ class CoTrainer(Trainer):
             losses = self._update("3d", image, label, None) | self._update("2d", image, label, None)
         else:
             num_unlabeled = image.shape[0] - label.shape[0]
-            pseudo = self._teach("2d" if student == "3d" else "3d", image[label.shape[0] :]) if num_unlabeled else None
+            pseudo = self._teach(teacher_of(student, self.roles), image[label.shape[0] :]) if num_unlabeled else None
             losses = self._update(student, image, label, pseudo)
             self.state.unlabeled_seen += num_unlabeled
         return losses
@@ -237,8 +240,8 @@ def _check_settings(
 ) -> None:
     if not 0 <= stage_1_epochs <= max_epochs:
         raise UserError(f"stage_1_epochs is {stage_1_epochs}; it must lie between 0 and max_epochs ({max_epochs}).")
-    if roles not in ("alternate", "fixed_teacher"):
-        raise UserError(f"roles is '{roles}'; it must be 'alternate' or 'fixed_teacher'.")
+    if roles not in ROLES:
+        raise UserError(f"roles is '{roles}'; it must be one of {', '.join(ROLES)}.")
     if micro_batch_size is not None and micro_batch_size < 1:
         raise UserError(f"micro_batch_size is {micro_batch_size}; it must be at least 1, or null for the whole batch.")
     if amp_dtype is not None and amp_dtype not in AMP_DTYPES:

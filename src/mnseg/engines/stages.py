@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import cos, pi
 from typing import Literal
 
-__all__ = ["Role", "learning_rate_factor", "stage_of", "student_of"]
+__all__ = ["ROLES", "Role", "learning_rate_factor", "stage_of", "student_of", "teacher_of"]
 
 Role = Literal["both", "3d", "2d"]
+ROLES = ("alternate", "fixed_teacher", "mean_teacher")
 
 
 def stage_of(epoch: int, stage_1_epochs: int) -> tuple[int, int]:
@@ -23,6 +24,15 @@ def student_of(stage: int, stage_epoch: int, roles: str = "alternate") -> Role:
     if stage == 1:
         return "both"
     return "3d" if roles == "fixed_teacher" or stage_epoch % 2 == 1 else "2d"
+
+
+def teacher_of(student: Role, roles: str = "alternate") -> Role:
+    """Who teaches in stage 2: the other network; with ``roles`` "mean_teacher" always the 3D network.
+
+    There its moving average teaches (Tarvainen & Valpola, NeurIPS 2017): the 3D network in the epochs in which it learns
+    under M&N, too, so that both methods give it equal updates on equal patches. The 2D network only listens.
+    """
+    return "2d" if student == "3d" and roles != "mean_teacher" else "3d"
 
 
 def learning_rate_factor(

@@ -160,6 +160,11 @@ def _tiny_segformer_config(num_classes: int) -> SegformerConfig:
 
 
 def _load_config(name: str, num_classes: int, local_only: bool) -> PretrainedConfig:
+    if not os.path.isdir(name) and _looks_like_path(name):
+        raise UserError(
+            f"The 2D network's directory {name} does not exist: give the directory of a transformers segmentation model, "
+            f"a hub id, or the built-in {TINY_SEGFORMER} with pretrained: false."
+        )
     if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
         raise UserError(f"{name} holds no config.json: give the directory of a transformers segmentation model.")
     try:
@@ -180,6 +185,11 @@ def _load_config(name: str, num_classes: int, local_only: bool) -> PretrainedCon
     if getattr(config, "use_auxiliary_head", False):
         config.use_auxiliary_head = False
     return config
+
+
+def _looks_like_path(name: str) -> bool:
+    """A hub id has at most one slash and does not begin with one, a dot or a tilde."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name or not name
 
 
 def _from_config(config: PretrainedConfig) -> nn.Module:
