@@ -54,8 +54,8 @@ class CoTrainer(Trainer):
         optimizer_2d: of ``network_2d``.
         loss: Eq. 5.
         roles: "alternate" (the method), or "fixed_teacher": ``f`` stays as stage 1 left it and only ``g`` learns in
-            stage 2 (the paper's ablation without iterative co-training), or "mean_teacher": ``teacher_3d`` teaches both,
-            which makes a Mean Teacher of ``g`` when that is its moving average.
+            stage 2 (the paper's ablation without iterative co-training), or "mean_teacher": ``teacher_3d``, which must
+            be a moving average of ``g``, teaches both.
         teacher_3d: network that teaches in place of ``network``, say its moving average.
         micro_batch_size: at most so many patches pass a network at once; gradients are accumulated over the rest.
             None: the whole batch at once. Cross-entropy and divergence do not change by it, the Dice terms are then
@@ -95,7 +95,7 @@ class CoTrainer(Trainer):
     ) -> None:
         _check_settings(max_epochs, stage_1_epochs, roles, micro_batch_size, amp_dtype)
         if roles == "mean_teacher" and teacher_3d in (None, network):
-            raise UserError("roles 'mean_teacher' needs a moving average: set ema_momentum (say 0.01) and ema_teacher true.")
+            raise UserError("roles 'mean_teacher' needs an average: set ema_momentum (say 0.01) and ema_teacher true.")
         if slice_stride < 1:
             raise UserError(f"slice_stride is {slice_stride}; it must be at least 1 (every slice).")
         super().__init__(

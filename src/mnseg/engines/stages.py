@@ -29,8 +29,8 @@ def student_of(stage: int, stage_epoch: int, roles: str = "alternate") -> Role:
 def teacher_of(student: Role, roles: str = "alternate") -> Role:
     """Who teaches in stage 2: the other network; with ``roles`` "mean_teacher" always the 3D network.
 
-    There its moving average teaches (Tarvainen & Valpola, NeurIPS 2017): the 3D network in the epochs in which it learns
-    under M&N, too, so that both methods give it equal updates on equal patches. The 2D network only listens.
+    There its moving average teaches (Tarvainen & Valpola, NeurIPS 2017). The 3D network learns in the epochs in which
+    it learns under M&N, too: equal updates on equal patches. The 2D network only listens.
     """
     return "2d" if student == "3d" and roles != "mean_teacher" else "3d"
 

@@ -162,7 +162,7 @@ def _tiny_segformer_config(num_classes: int) -> SegformerConfig:
 def _load_config(name: str, num_classes: int, local_only: bool) -> PretrainedConfig:
     if not os.path.isdir(name) and _looks_like_path(name):
         raise UserError(
-            f"The 2D network's directory {name} does not exist: give the directory of a transformers segmentation model, "
+            f"The 2D network's directory {name} does not exist: give one that holds a transformers segmentation model, "
             f"a hub id, or the built-in {TINY_SEGFORMER} with pretrained: false."
         )
     if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
