@@ -53,3 +53,10 @@ def test_other_errors_keep_their_traceback(hook, capsys):
     show(ZeroDivisionError, error, None)
     assert calls == [(ZeroDivisionError, error, None)]
     assert capsys.readouterr().err == ""
+
+
+def test_an_interruption_says_how_to_go_on(hook, capsys):
+    show, calls = hook
+    show(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err.strip().startswith("mnseg: interrupted; a training continues")
+    assert calls == []
