@@ -58,5 +58,5 @@ def test_other_errors_keep_their_traceback(hook, capsys):
 def test_an_interruption_says_how_to_go_on(hook, capsys):
     show, calls = hook
     show(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err.strip().startswith("mnseg: interrupted; a training continues")
+    assert capsys.readouterr().err.strip().startswith("mnseg: interrupted; the same command continues")
     assert calls == []

@@ -25,7 +25,7 @@ def user_error_in(error: BaseException | None) -> UserError | None:
 
 
 def show_user_errors_plainly() -> None:
-    """From now on an uncaught ``UserError`` or Ctrl-C prints one sentence and no traceback, also under MONAI's wrapping.
+    """From now on an uncaught ``UserError`` or Ctrl-C prints a sentence and no traceback, also under MONAI's wrapping.
 
     Called from train.json's ``initialize``: ``python -m monai.bundle run`` wraps an error of a component three times
     and ends with a message that no longer says what was wrong.
@@ -37,7 +37,7 @@ def show_user_errors_plainly() -> None:
         if plain is not None:
             print(f"mnseg: {plain}", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt):
-            print("\nmnseg: interrupted; a training continues from its newest checkpoint when the same command is given.",
+            print("\nmnseg: interrupted; the same command continues a training from its newest checkpoint.",
                   file=sys.stderr)
         else:
             previous(kind, error, traceback)

@@ -10,9 +10,13 @@ from argparse import Namespace
 from pathlib import Path
 
 import compare
+import measure
 import nibabel as nib
 import numpy as np
+import protocols
 import pytest
+import rows
+import tables
 import torch
 from bench_common import open_bundle
 from monai.inferers import sliding_window_inference
@@ -53,7 +57,7 @@ def trained(tmp_path_factory):
 def test_the_2d_network_is_measured_as_it_was_trained_and_on_the_scans_grid(trained):
     run_dir, parser, args = trained
     model_json = (run_dir / "model.json").read_bytes()
-    rows = compare.evaluate(run_dir, "f", args)
+    rows = measure.evaluate(run_dir, "f", args)
     assert [r["class_name"] for r in rows] == ["lobe", "bean", "tube"]
     # the oracle: the live network of the training, on the volume as validation while training saw it
     network, image = parser.get_parsed_content("network_2d").eval(), parser.get_parsed_content("validate::dataset")[0]
@@ -88,50 +92,50 @@ def test_tables_of_a_real_run(trained, capsys):
 
 def test_results_are_measured_again_only_when_weights_or_cases_changed(trained, monkeypatch):
     run_dir, _, args = trained
-    first = compare.evaluate(run_dir, "g", args)
-    monkeypatch.setattr(compare, "open_bundle", lambda *a, **k: pytest.fail("measured again"))
-    assert compare.evaluate(run_dir, "g", args) == first
+    first = measure.evaluate(run_dir, "g", args)
+    monkeypatch.setattr(measure, "open_bundle", lambda *a, **k: pytest.fail("measured again"))
+    assert measure.evaluate(run_dir, "g", args) == first
 
 
 def test_a_missed_class_has_no_distance_but_counts_in_dice():
     rows = [row("a", "x", 0.8, 2.0), row("a", "y", 0.0, math.nan), row("b", "x", math.nan, math.nan)]
-    assert compare.per_case(rows, "dice") == {"a": 0.4, "b": pytest.approx(math.nan, nan_ok=True)}
-    assert compare.per_case(rows, "hd95_voxel")["a"] == 2.0
-    assert compare.per_case(rows, "dice", "x")["a"] == 0.8
+    assert tables.per_case(rows, "dice") == {"a": 0.4, "b": pytest.approx(math.nan, nan_ok=True)}
+    assert tables.per_case(rows, "hd95_voxel")["a"] == 2.0
+    assert tables.per_case(rows, "dice", "x")["a"] == 0.8
 
 
 def test_spread_is_the_sample_standard_deviation():
-    assert compare.spread([0.7, 0.9, math.nan], 100) == "80.00 ± 14.14"
-    assert compare.spread([math.nan]) == "-"
-    assert compare.spread([0.5]) == "0.50"
+    assert tables.spread([0.7, 0.9, math.nan], 100) == "80.00 ± 14.14"
+    assert tables.spread([math.nan]) == "-"
+    assert tables.spread([0.5]) == "0.50"
 
 
 def test_differences_are_paired_by_case_not_by_position():
     supervised = [row(case, "x", dice, 1) for case, dice in (("a", 0.5), ("b", 0.6), ("c", 0.7))]
     better = [row(case, "x", dice, 1) for case, dice in (("c", 0.8), ("a", 0.6), ("b", 0.7))]
-    text = compare.difference_table({("supervised", "g"): supervised, ("mn", "g"): better})
+    text = tables.difference_table({("supervised", "g"): supervised, ("mn", "g"): better})
     assert "| mn | g | +10.00 [+10.00, +10.00] |" in text
     with pytest.raises(UserError, match="different cases"):
-        compare.difference_table({("supervised", "g"): supervised, ("mn", "g"): better[:2]})
+        tables.difference_table({("supervised", "g"): supervised, ("mn", "g"): better[:2]})
 
 
 def test_extra_settings_cannot_undo_what_makes_a_row(tmp_path):
     args = Namespace(dataset="la", recipe="configs/recipes/cpu.json", folder="D", datalist="L", weights="W",
                      extra="sampling=linear")  # fmt: skip
-    command = compare.train_command("uniform", tmp_path, args)
+    command = rows.train_command("uniform", tmp_path, args)
     files = command[command.index("--config_file") + 1]
     names = [Path(name).name for name in ast.literal_eval(files)]
     assert names == ["train.json", "la.json", "cpu.json", "extra.json", "uniform.json"]
     assert "--sampling" not in command
     with pytest.raises(UserError, match="no row 'nonsense'"):
-        compare.train_command("nonsense", tmp_path, args)
+        rows.train_command("nonsense", tmp_path, args)
 
 
 def test_time_and_exit_code_of_a_command(tmp_path):
     busy = "import os, time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass\ntime.sleep(0.3)"
     with (tmp_path / "log").open("w") as log:
         script = f"{busy}\nprint(os.environ['OMP_NUM_THREADS']); exit(3)"
-        result = compare._run_timed([sys.executable, "-c", script], 1, log)
+        result = rows._run_timed([sys.executable, "-c", script], 1, log)
     assert result["exit_code"] == 3
     assert 0.3 <= result["cpu_s"] <= result["wall_s"] - 0.2
     assert (tmp_path / "log").read_text() == "1\n"
@@ -140,24 +144,24 @@ def test_time_and_exit_code_of_a_command(tmp_path):
 def test_finished_rows_are_skipped_and_others_rows_refused(tmp_path, capsys, monkeypatch):
     args = Namespace(dataset="la", recipe="configs/recipes/cpu.json", folder="D", datalist="L", weights="W", extra="",
                      threads=1, jobs=1)  # fmt: skip
-    monkeypatch.setattr(compare, "_run_timed", lambda *a: {"exit_code": 0, "wall_s": 60.0, "cpu_s": 30.0})
-    assert compare.train_row("mn", tmp_path, args) == 0
+    monkeypatch.setattr(rows, "_run_timed", lambda *a: {"exit_code": 0, "wall_s": 60.0, "cpu_s": 30.0})
+    assert rows.train_row("mn", tmp_path, args) == 0
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "model.pt").touch()
-    assert compare.train_row("mn", tmp_path, args) == 0
+    assert rows.train_row("mn", tmp_path, args) == 0
     assert "finished before" in capsys.readouterr().out
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert (record["wall_s"], record["cpu_s"], len(record["attempts"])) == (60.0, 30.0, 1)
     args.weights = "OTHER"
     with pytest.raises(UserError, match="another command"):
-        compare.train_row("mn", tmp_path, args)
+        rows.train_row("mn", tmp_path, args)
 
 
 def test_datalist_of_the_protocol_is_that_of_the_command(shared_dir, tmp_path):
     from mnseg.cli import main
 
     folder = shared_dir / "data" / "la"
-    compare.make_datalist(compare.PROTOCOLS["la"], folder, 8, tmp_path / "ours.json")
+    protocols.make_datalist(protocols.PROTOCOLS["la"], folder, 8, tmp_path / "ours.json")
     split = ["--labeled", "first:8", "--validation", "last:10", "--test", "last:10:10", "--keep-hidden", "--no-check"]
     names = ["--class-names", "background,left atrium", "--order", str(folder / "train.list")]
     scans = ["--images", str(folder / "images"), "--labels", str(folder / "labels"), "-o", str(tmp_path / "cli.json")]

@@ -1,0 +1,54 @@
+"""The data sets of docs/benchmarks.md, how each is split, and on which scans it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnseg.data.build_datalist import build_datalist
+from mnseg.data.datalist import write_datalist
+
+__all__ = ["PROTOCOLS", "Protocol", "make_datalist"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A data set, how it is split, and the split that is measured (final weights: nothing is chosen on it)."""
+
+    overlay: str
+    class_names: tuple[str, ...]
+    labeled: str
+    validation: str
+    testing: str | None
+    order: str | None
+    split: str
+
+
+PROTOCOLS = {
+    "hippocampus": Protocol(
+        "configs/datasets/hippocampus.json", ("background", "anterior", "posterior"), "{}", "40", None, None,
+        "validation",
+    ),
+    "la": Protocol(
+        "configs/datasets/la.json", ("background", "left atrium"), "first:{}", "last:10", "last:10:10", "train.list",
+        "testing",
+    ),
+}  # fmt: skip
+
+
+def make_datalist(protocol: Protocol, folder: Path, labels: int, path: Path) -> Path:
+    """Write the datalist as ``mnseg datalist --keep-hidden --seed 0`` would, unless it is there."""
+    if path.exists():
+        return path
+    built = build_datalist(
+        folder / "images",
+        folder / "labels",
+        keep_hidden=True,
+        labeled=protocol.labeled.format(labels),
+        validation=protocol.validation,
+        testing=protocol.testing,
+        order=None if protocol.order is None else folder / protocol.order,
+        seed=0,
+        class_names=protocol.class_names,
+    )
+    return write_datalist(built.datalist, path)

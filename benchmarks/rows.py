@@ -1,0 +1,147 @@
+"""One row of a comparison: the command that trains it, and what that costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_common import CONFIGS, ROOT, hardware, overrides_of
+from protocols import PROTOCOLS
+
+from mnseg.errors import UserError
+from mnseg.files import atomic_write
+from mnseg.reports.history import read_history
+
+__all__ = ["ABLATIONS", "ablation_of", "cost", "train_all", "train_command", "train_row"]
+
+ABLATIONS = {
+    "supervised": "supervised_only",
+    "mn": None,
+    "random_f": "random_weights",
+    "supervised_random_f": "supervised_random_weights",
+}
+
+
+def ablation_of(row: str) -> str | None:
+    """Overlay of a row; any file of configs/ablations/ is a row.
+
+    Raises:
+        UserError: for a row without one.
+    """
+    name = ABLATIONS.get(row, row)
+    if name is None:
+        return None
+    path = f"configs/ablations/{name}.json"
+    if not (ROOT / path).is_file():
+        raise UserError(f"There is no row '{row}': give {', '.join(ABLATIONS)} or a file name of configs/ablations.")
+    return path
+
+
+def train_command(row: str, run_dir: Path, args: argparse.Namespace) -> list[str]:
+    """The command that trains a row; it runs in the repository's folder.
+
+    ``--extra`` comes as an overlay before the row's own, so that it cannot change what makes the row.
+    """
+    ablation = ablation_of(row)
+    overlays = [PROTOCOLS[args.dataset].overlay, str(args.recipe)]
+    overlays += [str(run_dir / "extra.json")] if args.extra else []
+    overlays += [ablation] if ablation else []
+    files = [str((CONFIGS / "train.json").relative_to(ROOT)), *overlays]
+    options = {
+        "run_dir": run_dir,
+        "dataset_dir": args.folder,
+        "data_list_file_path": args.datalist,
+        "model_2d": args.weights,
+    }
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
+    return command + [text for key, value in options.items() for text in (f"--{key}", str(value))]
+
+
+def train_row(row: str, run_dir: Path, args: argparse.Namespace) -> int:
+    """Train one row unless it is finished; keep its times in ``benchmark.json``. Returns the exit code.
+
+    Raises:
+        UserError: the folder holds a row that was trained by another command.
+    """
+    command, extra = train_command(row, run_dir, args), overrides_of(shlex.split(args.extra))
+    record_path = run_dir / "benchmark.json"
+    record = {"command": command, "extra": extra, "attempts": []}
+    record = json.loads(record_path.read_text()) if record_path.exists() else record
+    if record["command"][1:] != command[1:] or record["extra"] != extra:  # the command's first is the interpreter
+        raise UserError(f"{run_dir} was trained by another command (see benchmark.json in it): give another --out.")
+    if (run_dir / "models" / "model.pt").exists():
+        print(f"{row}: finished before", flush=True)
+        return 0
+    atomic_write(run_dir / "extra.json", lambda path: path.write_text(json.dumps(extra, indent=4) + "\n"))
+    print(f"{row}: training, log in {run_dir / 'train.log'}", flush=True)
+    with (run_dir / "train.log").open("a") as log:
+        attempt = _run_timed(command, args.threads, log)
+    record["attempts"].append(attempt)
+    record |= {"threads": args.threads, "jobs": args.jobs, "hardware": hardware(torch.device("cpu"))["hardware"]}
+    record |= {key: _sum(a[key] for a in record["attempts"]) for key in ("wall_s", "cpu_s")}
+    atomic_write(record_path, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+    code = attempt["exit_code"]
+    print(f"{row}: exit code {code} after {attempt['wall_s']:.0f} s", flush=True)
+    return code
+
+
+def _run_timed(command: list[str], threads: int, log: Any) -> dict[str, Any]:
+    """Wall time and CPU time (of the process and what it waited for) of a command."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        if not hasattr(os, "wait4"):  # Windows
+            return {"exit_code": process.wait(), "wall_s": round(time.perf_counter() - start, 1), "cpu_s": None}
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    except BaseException:
+        process.terminate()
+        raise
+    cpu = round(usage.ru_utime + usage.ru_stime, 1)
+    return {"exit_code": process.returncode, "wall_s": round(time.perf_counter() - start, 1), "cpu_s": cpu}
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    values = list(values)
+    return None if None in values else round(sum(values), 1)
+
+
+def train_all(runs: dict[str, Path], args: argparse.Namespace) -> list[int]:
+    """Train all rows, ``--jobs`` at a time; a row that fails does not stop the others."""
+    if not args.weights:
+        raise UserError("--weights is missing: name the 2D network's directory.")
+    for row in runs:
+        ablation_of(row)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        return list(pool.map(lambda pair: train_row(*pair, args), runs.items()))
+
+
+def cost(run_dir: Path) -> dict[str, str]:
+    """Updates of both networks, wall time and CPU time of a run, as text."""
+    settings = torch.load(run_dir / "models" / "checkpoint.pt", map_location="cpu", weights_only=True)["settings"]
+    history, length = read_history(run_dir), int(settings["epoch_length"])
+    students = [epoch["student"] for epoch in history]
+    updates = [sum(s in ("both", name) for s in students) * length for name in ("3d", "2d")]
+    path = run_dir / "benchmark.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    wall = _minutes(record.get("wall_s"))
+    if wall == "-":  # not trained by this script: the epochs alone, without start and caching
+        wall = f"{_minutes(sum(epoch['seconds'] for epoch in history))} (epochs)"
+    seen = str(history[-1].get("unlabeled_seen", 0)) if history else "-"
+    cpu = _minutes(record.get("cpu_s"))
+    return {"g": str(updates[0]), "f": str(updates[1]), "seen": seen, "wall": wall, "cpu": cpu}
+
+
+def _minutes(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds / 60:.1f} min"
