@@ -6,13 +6,15 @@ labeled background may then be tumor; the loss and the metrics leave the structu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mnseg.data.case_check import CaseResult, Finding
+from mnseg.data.case_table import read_case_table
 from mnseg.errors import UserError
 
-__all__ = ["ignored_indices", "with_ignored_masks", "wrong_ignored"]
+__all__ = ["ignored_indices", "read_ignored", "with_ignored_masks", "wrong_ignored"]
 
 
 def ignored_indices(
@@ -54,6 +56,25 @@ def _index(entry: Any, names: list[str], where: str) -> int:
         raise UserError(f'{where}: "ignored" names {entry!r}, but the datalist has no "class_names"; add them, or give '
                         "label values.")
     raise UserError(f'{where}: "ignored" names {entry!r}, which is none of the classes {", ".join(names)}.')
+
+
+def read_ignored(
+    path: str | Path, cases: Container[str], class_names: Sequence[str] | None
+) -> dict[str, list[str | int]]:
+    """What a CSV file with the columns case and class (a name or label value, a line each) says was not drawn.
+
+    Raises:
+        UserError: a case that does not exist, or a class as `ignored_indices` refuses it.
+    """
+    found: dict[str, list[str | int]] = {}
+    for case, entry in read_case_table(path, "class"):
+        if case not in cases:
+            raise UserError(f"table {path} names case {case}, which has no image.")
+        value = int(entry) if entry.isdecimal() and entry not in (class_names or []) else entry
+        found.setdefault(case, []).append(value)
+    for case, entries in found.items():
+        ignored_indices(entries, class_names, where=f"case {case} in {path}")
+    return found
 
 
 def with_ignored_masks(items: Sequence[Mapping[str, Any]], num_classes: int) -> list[dict[str, Any]]:
