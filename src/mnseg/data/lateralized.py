@@ -12,7 +12,7 @@ __all__ = ["allowed_flips", "lateralized"]
 
 logger = logging.getLogger(__name__)
 
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_WORDS = re.compile(r"(?:[A-Z]+(?![a-z])|[A-Z]?[a-z]+)\d*|\d+")
 _SIDE = re.compile(r"l|r|lt|rt|(left|right|sinist|dext).*")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["marginal_log_probabilities"]
+__all__ = ["marginal_log_probabilities", "mean_over_drawn"]
 
 
 def marginal_log_probabilities(log_probabilities: Tensor, ignored: Tensor) -> Tensor:
@@ -29,3 +29,12 @@ def marginal_log_probabilities(log_probabilities: Tensor, ignored: Tensor) -> Te
     merged[:, 0] = True
     background = log_probabilities.masked_fill(~merged, float("-inf")).logsumexp(dim=1, keepdim=True)
     return torch.cat([background, log_probabilities.masked_fill(ignored, float("-inf"))[:, 1:]], dim=1)
+
+
+def mean_over_drawn(dice: Tensor, ignored: Tensor) -> Tensor:
+    """Make a Dice loss that is a mean over K classes one over the classes that are drawn in some patch of the batch.
+
+    A class that no patch has drawn has probability and target 0 throughout, so that it adds 0 to the mean over K.
+    """
+    drawn = (~ignored).any(dim=0)
+    return dice * (len(drawn) / drawn.sum())

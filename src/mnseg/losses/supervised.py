@@ -7,7 +7,7 @@ from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mnseg.losses.marginal import marginal_log_probabilities
+from mnseg.losses.marginal import marginal_log_probabilities, mean_over_drawn
 
 __all__ = ["SupervisedLoss", "soft_dice_loss"]
 
@@ -55,6 +55,5 @@ class SupervisedLoss(nn.Module):
         one_hot = torch.zeros_like(log_probabilities).scatter_(1, label, 1.0)
         dice = self.dice(log_probabilities.exp(), one_hot)
         if ignored is not None:
-            # A class that no patch has drawn adds 0 to the mean over K classes: make it the mean over the others.
-            dice = dice * (ignored.shape[1] / (~ignored).any(dim=0).sum())
+            dice = mean_over_drawn(dice, ignored)
         return self.w_ce * cross_entropy + self.w_dice * dice
