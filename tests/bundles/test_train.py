@@ -427,7 +427,7 @@ def test_labels_without_a_structure_train_and_validate(data, tmp_path):
             seen.extend(zip(cases, masks, strict=False))
 
     made = workflow(settings(data, tmp_path / "run", data_list_file_path=str(tmp_path / "list.json"),
-                             stage_1_epochs=1, stage_2_epochs=2, val_interval=1, hidden_cases=0))
+                             stage_1_epochs=1, stage_2_epochs=1, val_interval=1, hidden_cases=0))
     trainer = made.parser.get_parsed_content("train::trainer")
     Spy().attach(trainer)
     made.run()
