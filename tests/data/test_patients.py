@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from mnseg.data.build_datalist import build_datalist
@@ -15,7 +16,6 @@ IMAGES = {case: Path(f"{case}.nii.gz") for case in ("p1_a", "p1_b", "p2_a")}
 
 def write_series(folder: Path, patient: str | None, slices: int = 2) -> Path:
     """A folder with a note and the headers of a small DICOM series."""
-    pydicom = pytest.importorskip("pydicom")
     folder.mkdir(parents=True)
     (folder / "README.txt").write_text("not DICOM")
     for number in range(slices):
@@ -43,14 +43,12 @@ class TestDicom:
             dicom_patient(write_series(tmp_path / "s", patient))
 
     def test_not_dicom(self, tmp_path):
-        pytest.importorskip("pydicom")
         (tmp_path / "a.nii.gz").write_bytes(b"no DICOM")
         for path in (tmp_path, tmp_path / "a.nii.gz"):
             with pytest.raises(UserError, match=f"{path} is not DICOM.*a pattern or a CSV file"):
                 group_by_patient("PatientID", {"a": path})
 
     def test_real_series(self, shared_dir):
-        pytest.importorskip("pydicom")
         patients = {name: dicom_patient(shared_dir / "data/dicom" / name) for name in ("mr_hippocampus_crop",
                                                                                        "ct_abdomen")}
         assert all(patients.values()) and len(set(patients.values())) == 2

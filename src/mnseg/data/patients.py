@@ -41,10 +41,7 @@ def dicom_patient(path: str | Path) -> str:
     Raises:
         UserError: not DICOM, or the identifier is missing or empty.
     """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise UserError("PatientID needs the package pydicom: pip install pydicom.") from error
+    import pydicom  # here, so that commands without DICOM start quickly
 
     path = Path(path)
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
