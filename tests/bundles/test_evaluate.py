@@ -144,6 +144,7 @@ def test_a_structure_that_was_not_drawn_is_in_no_mean(run, ignored, caplog):
     content = json.loads((run / "scans" / "datalist.json").read_text())
     (run / "scans" / "high").mkdir()  # MONAI takes any text that is a file's name for a path
     content["testing"][2]["ignored"] = ignored
+    content["testing"][0]["ignored"] = []
     label = boxes()
     label[label == 2] = 0
     save(run / "elsewhere" / "label.nii.gz", boxes())

@@ -83,6 +83,8 @@ def test_a_partial_label_is_sound_and_gets_a_mask(content, tmp_path):
     path = write_datalist(content, tmp_path / "datalist.json")
     assert json.loads(path.read_text())["labeled"][1]["ignored"] == ["tumor"]
     assert load_datalist(path)["labeled"][1]["ignored"] == [2]
+    content["labeled"][0]["ignored"] = []
+    assert "ignored" not in load_datalist(write_datalist(content, path))["labeled"][0], "nothing is nothing"
     datalist = require_sound_datalist(path, num_classes=4, allow_empty_unlabeled=True)
     assert datalist["labeled"][1]["ignored_mask"] == [False, False, True, False]
     assert "ignored_mask" not in datalist["labeled"][0]

@@ -92,7 +92,8 @@ def _resolve_item(item: Any, folders: list[Path], where: str, names: Sequence[st
         resolved[key] = _resolve_path(item[key], folders)
     resolved.setdefault("case", case_id(resolved["image"]))
     if "ignored" in item:
-        resolved["ignored"] = ignored_indices(item["ignored"], names, where=where)
+        indices = ignored_indices(resolved.pop("ignored"), names, where=where)
+        resolved |= {"ignored": indices} if indices else {}
     return resolved
 
 
