@@ -54,6 +54,58 @@ def test_datalist_then_check(folders, capsys):
     assert capsys.readouterr().out.endswith("0 errors, 0 warnings\n")
 
 
+def test_group_by_keeps_patients_together(folders, capsys):
+    (folders / "patients.csv").write_text("case,patient\n" + "".join(f"c{i},p{i // 2}\n" for i in range(8)))
+    options = ("--labeled", "first:2", "--validation", "1")
+    assert datalist(folders, "--group-by", f"{folders}/patients.csv", *options) == 0
+    content = json.loads((folders / "new/datalist.json").read_text())
+    pools = [{item["patient"] for split in splits for item in content[split]}
+             for splits in (("labeled", "unlabeled"), ("validation",))]
+    assert pools[1] and not pools[0] & pools[1]
+    assert "left out: other scans of validation or test patients" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--group-by", "--patients"])
+def test_group_by_pattern_and_its_former_name(folders, option):
+    assert datalist(folders, option, "^c.", "--labeled", "first:2") == 0
+    content = json.loads((folders / "new/datalist.json").read_text())
+    assert [item["patient"] for item in content["labeled"]] == ["c0", "c1"]
+
+
+def test_group_by_what_is_not_there(folders, capsys):
+    assert datalist(folders, "--group-by", "PatientID") == 1
+    assert datalist(folders, "--group-by", f"{folders}/none.csv") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "c0.nii.gz is not DICOM" in lines[0] and "none.csv does not exist" in lines[1]
+    assert not (folders / "new").exists()
+
+
+def test_a_patient_in_training_and_validation_fails_the_check(folders, capsys):
+    datalist(folders, "--group-by", r"\d", "--labeled", "first:2", "--validation", "1")
+    path = folders / "new/datalist.json"
+    content = json.loads(path.read_text())
+    content["validation"][0]["patient"] = content["labeled"][0]["patient"]
+    path.write_text(json.dumps(content))
+    assert main(["check", str(path)]) == 1
+    assert "patient 0 has scans in more than one of training, validation and testing" in capsys.readouterr().err
+
+
+def test_ignored_structures(folders, capsys):
+    (folders / "ignored.csv").write_text("case,class\nc0,tumor\nc7,tumor\n")
+    options = ("--class-names", "background,organ,tumor", "--ignored", f"{folders}/ignored.csv")
+    assert datalist(folders, *options) == 0
+    content = json.loads((folders / "new/datalist.json").read_text())
+    assert [item.get("ignored") for item in content["labeled"]] == [["tumor"], None, None, None, None]
+    assert not any("ignored" in item for item in content["unlabeled"])
+    (folders / "ignored.csv").write_text("case,class\nc1,organ\n")
+    assert datalist(folders, *options) == 1
+    assert 'error: labeled/c1: "ignored" names class 1 (organ)' in capsys.readouterr().err
+    (folders / "ignored.csv").write_text("case,class\nc1,organs\n")
+    assert datalist(folders, *options, "--no-check") == 1
+    assert "'organs', which is none of the classes" in capsys.readouterr().err
+
+
 def test_unsound_scan_leaves_no_datalist(folders, capsys):
     break_scan(folders)
     assert datalist(folders) == 1

@@ -100,8 +100,13 @@ def _add_datalist(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--test", metavar="WHICH", help="default: none")
     parser.add_argument("--order", metavar="FILE", help="text file with one case a line; other scans are left out")
     parser.add_argument("--seed", type=int, default=0, help="for drawn cases (default: 0)")
-    parser.add_argument("--patients", metavar="REGEX", help="finds the patient in a case's name, e.g. '^[^_]+'; "
-                                                            "one patient's scans are then kept together")
+    parser.add_argument("--group-by", metavar="HOW", help="keep one patient's scans together; HOW finds the patient: "
+                                                          "PatientID (DICOM), a regular expression for the case's name "
+                                                          "such as '^[^_]+', or a CSV file with the columns case and "
+                                                          "patient")
+    parser.add_argument("--patients", dest="group_by", help=argparse.SUPPRESS)  # the former name of --group-by
+    parser.add_argument("--ignored", metavar="FILE", help="structures that were not drawn, and are not background: a "
+                                                          "CSV file with the columns case and class, a line each")
     parser.add_argument("--hidden-labels", metavar="DIR", help="labels of unlabeled cases, only to log the Dice of "
                                                                "pseudo-labels")
     parser.add_argument("--keep-hidden", action="store_true", help="take hidden labels from --labels")
@@ -122,7 +127,7 @@ def _run_datalist(args: argparse.Namespace) -> int:
     require_writable(args.output)
     built = build_datalist(
         args.images, args.labels, args.hidden_labels, args.keep_hidden, args.labeled, args.validation, args.test,
-        args.order, args.seed, args.class_names, args.patients,
+        args.order, args.seed, args.class_names, args.group_by, args.ignored,
     )
     for note in built.notes:
         print(f"note: {note}", file=sys.stderr)

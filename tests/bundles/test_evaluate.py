@@ -138,6 +138,53 @@ def test_field_overlay_adds_the_field_metrics(run):
     assert (run / "eval" / "val_mean_dice_raw.csv").exists()
 
 
+@pytest.mark.parametrize("ignored", [["high"], [2], "high"])
+def test_a_structure_that_was_not_drawn_is_in_no_mean(run, ignored, caplog):
+    """c lacks class 2: as background, its Dice would be 0 or 1; declared as ignored, it has none."""
+    content = json.loads((run / "scans" / "datalist.json").read_text())
+    (run / "scans" / "high").mkdir()  # MONAI takes any text that is a file's name for a path
+    content["testing"][2]["ignored"] = ignored
+    content["testing"][0]["ignored"] = []
+    label = boxes()
+    label[label == 2] = 0
+    save(run / "elsewhere" / "label.nii.gz", boxes())
+    content["testing"][2]["label"] = save(run / "elsewhere" / "partial.nii.gz", label)
+    save(run / "scans" / "c.nii.gz", boxes().astype(np.float32))  # the model finds class 2 all the same
+    write_list(run, content)
+    with caplog.at_level(logging.INFO):
+        flow = evaluate(run, FIELD)
+    assert flow.evaluator.state.metrics["val_mean_dice"] == pytest.approx(((1 + 1) / 2 + (5 / 6 + 1) / 2 + 1) / 3)
+    details = flow.evaluator.state.metric_details
+    for name, values in details.items():
+        assert torch.isnan(values).nonzero().tolist() == [[2, 1]], name
+    assert not any(torch.isinf(values).any() for values in details.values())
+    assert read_csv(run / "eval" / "val_mean_dice_raw.csv")[2]["class1"] == "nan"
+    rows = {(r["case"], r["class_name"]): r for r in read_csv(run / "eval" / "field_metrics.csv")}
+    assert (rows["c", "high"]["dice"], rows["c", "high"]["note"]) == ("nan", "ignored")
+    assert float(rows["c", "low"]["dice"]) == 1
+    assert "1 cases have structures that were not drawn" in caplog.text
+    mask = nib.load(run / "eval" / "predictions" / "c_pred.nii.gz")
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), boxes())  # the prediction is saved whole
+
+
+@pytest.mark.parametrize("ignored", [["hihg"], [3], ["background"], [0]])
+def test_an_ignored_structure_that_does_not_exist_is_named(run, ignored):
+    content = json.loads((run / "scans" / "datalist.json").read_text())
+    content["testing"][1]["ignored"] = ignored
+    write_list(run, content)
+    with pytest.raises(SystemExit, match=r'"ignored" of .*b.nii.gz in .*datalist.json .*each one of low, high'):
+        workflow(run).initialize()
+
+
+def test_the_names_are_those_of_the_datalist(run):
+    """A model may call its classes otherwise; the datalist's "ignored" means its own "class_names"."""
+    content = json.loads((run / "scans" / "datalist.json").read_text()) | {"class_names": ["nothing", "one", "two"]}
+    content["testing"][2]["ignored"] = ["two"]
+    write_list(run, content)
+    flow = evaluate(run)
+    assert torch.isnan(flow.evaluator.state.metric_details["val_mean_dice"]).nonzero().tolist() == [[2, 1]]
+
+
 def test_metrics_are_of_the_original_grid_when_resampled_inside(run):
     evaluate(run, FIELD, spacing=[0.7, 0.7, 0.7])
     for name in "abc":

@@ -74,9 +74,10 @@ def bundle(tmp_path: Path) -> Path:
     for name in ("evaluate.json", "inference.json", "metadata.json", "logging.conf"):
         shutil.copy(BUNDLE / "configs" / name, copy / "configs")
     (copy / "models").mkdir()
-    torch.save(BasicUNet(3, 1, 2, FEATURES).state_dict(), copy / "models" / "model.pt")
+    torch.save(BasicUNet(3, 1, 3, FEATURES).state_dict(), copy / "models" / "model.pt")
     network = json.loads((BUNDLE / "configs" / "inference.json").read_text())["network_def"] | {"features": FEATURES}
     model = {"network_def": network, "patch_size": [32, 32, 32], "spacing": [1.0, 1.0, 1.5]}
+    model["class_names"] = ["background", "drawn", "undrawn"]
     (copy / "model.json").write_text(json.dumps(model))
     rng = np.random.default_rng(0)
     (tmp_path / "scans").mkdir()
@@ -88,6 +89,7 @@ def bundle(tmp_path: Path) -> Path:
         nib.save(nib.Nifti1Image(image, affine), tmp_path / "scans" / f"{name}.nii.gz")
         nib.save(nib.Nifti1Image(label, affine), tmp_path / f"{name}_label.nii.gz")
         items.append({"image": f"{name}.nii.gz", "label": str(tmp_path / f"{name}_label.nii.gz")})
+    items[1]["ignored"] = ["undrawn"]
     (tmp_path / "scans" / "datalist.json").write_text(json.dumps({"testing": items}))
     return copy
 
@@ -116,10 +118,12 @@ def test_evaluation_runs_with_stock_monai_alone(bundle, tmp_path):
     assert "scipy is not installed" in result.stdout
     lines = (bundle / "eval" / "val_mean_dice_raw.csv").read_text().splitlines()
     assert len(lines) == 3
-    pred = np.asarray(nib.load(bundle / "eval" / "predictions" / "a_pred.nii.gz").dataobj) > 0
+    pred = np.asarray(nib.load(bundle / "eval" / "predictions" / "a_pred.nii.gz").dataobj) == 1
     truth = np.asarray(nib.load(tmp_path / "a_label.nii.gz").dataobj) > 0
     dice = 2 * (pred & truth).sum() / (pred.sum() + truth.sum())
     assert float(lines[1].split(",")[1]) == pytest.approx(dice, abs=1e-4)
+    assert lines[2].split(",")[2] == "nan", "the structure that was not drawn in b"
+    assert "nan" not in lines[1]
 
 
 def test_a_missing_model_is_one_sentence_and_exit_code_1(bundle, tmp_path):

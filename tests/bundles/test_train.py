@@ -12,8 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import LoadImaged
 
@@ -399,6 +402,78 @@ def test_two_3d_networks_start_apart_and_both_learn(data, tmp_path):
     made.run()
     for name, network in networks.items():
         assert not all(torch.equal(a, b) for a, b in zip(before[name], network.parameters(), strict=True))
+
+
+def test_labels_without_a_structure_train_and_validate(data, tmp_path):
+    """The tube is drawn in one labeled scan of two and in no validation scan: two Dice values make the mean."""
+    lists = json.loads((data / "datalist.json").read_text())
+    for split in ("labeled", "validation"):
+        item = lists[split][0]
+        nii = nib.load(data / item["label"])
+        label = np.asarray(nii.dataobj)
+        partial = np.where(label == 3, 0, label).astype(np.uint8)
+        item["label"], item["ignored"] = str(tmp_path / f"{split}.nii.gz"), ["tube"]
+        nib.save(nib.Nifti1Image(partial, nii.affine), item["label"])
+    (tmp_path / "list.json").write_text(json.dumps(lists))
+    seen: list = []
+
+    class Spy:
+        def attach(self, engine):
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+        def __call__(self, engine):
+            masks = engine.state.batch["ignored"].tolist() if "ignored" in engine.state.batch else []
+            cases = engine.state.batch["case"]
+            seen.extend(zip(cases, masks, strict=False))
+
+    made = workflow(settings(data, tmp_path / "run", data_list_file_path=str(tmp_path / "list.json"),
+                             stage_1_epochs=1, stage_2_epochs=1, val_interval=1, hidden_cases=0))
+    trainer = made.parser.get_parsed_content("train::trainer")
+    Spy().attach(trainer)
+    made.run()
+    first, second = (Path(item["image"]).name.removesuffix(".nii.gz") for item in lists["labeled"])
+    assert {case for case, _ in seen} == {first, second}
+    assert all(mask == [False, False, False, case == first] for case, mask in seen)
+    evaluator = made.parser.get_parsed_content("validate::evaluator")
+    assert torch.isnan(evaluator.state.metric_details["mean_dice"]).tolist() == [[False, False, True]]
+    assert all(0 <= line["val_dice_3d"] <= 1 for line in history(tmp_path / "run"))
+
+
+def transform_names(compose: Any) -> list[str]:
+    return [type(transform).__name__ for transform in compose.transforms]
+
+
+def flips(data: Path, run_dir: Path, **more: Any) -> Any:
+    return workflow(settings(data, run_dir, **more)).parser.get_parsed_content("augmentation")
+
+
+def test_flips_are_off_by_default_and_come_last(data, tmp_path):
+    """What is drawn before them is the same with and without."""
+    plain, flipping = flips(data, tmp_path / "a"), flips(data, tmp_path / "b", flip_axes=[0, 2])
+    usual = ["RandZoomd", "CenterSpatialCropd", "RandAdjustContrastd"]
+    assert transform_names(plain) == usual
+    assert transform_names(flipping) == [*usual, "RandFlipd", "RandFlipd"]
+    image = torch.rand(1, 18, 18, 10)
+    outcomes = set()
+    for seed in range(12):
+        results = []
+        for compose in (plain, flipping, flipping):
+            compose.set_random_state(seed)
+            results.append(compose({"image": image.clone(), "label": (image > 0.5).to(torch.uint8)}))
+        assert torch.equal(results[1]["image"], results[2]["image"]), "the same seed flips the same way"
+        candidates = {axes: results[0]["image"].flip([1 + axis for axis in axes])
+                      for axes in ((), (0,), (2,), (0, 2))}
+        axes = next(axes for axes, flipped in candidates.items() if torch.equal(flipped, results[1]["image"]))
+        assert torch.equal(results[0]["label"].flip([1 + axis for axis in axes]), results[1]["label"])
+        outcomes.add(axes)
+    assert outcomes == {(), (0,), (2,), (0, 2)}, "each axis by itself"
+
+
+def test_no_left_right_flips_of_lateralized_labels(data, tmp_path, caplog):
+    names = ["background", "left lobe", "right lobe", "tube"]
+    augmentation = flips(data, tmp_path / "run", flip_axes=[0], class_names=names)
+    assert "RandFlipd" not in transform_names(augmentation)
+    assert caplog.text.count("left lobe, right lobe") == 1
 
 
 def test_no_validation_case(data, tmp_path):

@@ -33,6 +33,16 @@ def test_labeled_behind_unlabeled_is_refused():
         collate_mixed([item(0.0, False, "a"), item(1.0, True, "b")])
 
 
+def test_ignored_classes_of_the_labeled_items():
+    items = [item(float(i), i < 2, f"c{i}") for i in range(3)]
+    assert "ignored" not in collate_mixed(items)
+    items[1]["ignored_mask"] = [False, True, False]
+    items[2]["ignored_mask"] = [False, False, True]  # of an unlabeled scan's hidden label, which no loss sees
+    ignored = collate_mixed(items)["ignored"]
+    assert ignored.dtype == torch.bool
+    assert ignored.tolist() == [[False, False, False], [False, True, False]]
+
+
 def test_two_dimensional_items():
     batch = collate_mixed([{"image": torch.zeros(3, 5, 6)}])
     assert batch["label"].shape == (0, 1, 5, 6)

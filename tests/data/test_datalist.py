@@ -274,13 +274,13 @@ class TestSplits:
         with pytest.raises(UserError, match=r"1 patient \(p0\)"):
             self.split(labeled="first:2", validation="first:1:2", patients=patients)
 
-    def test_patient_pattern(self, folders):
-        built = build(folders, labeled="2", validation="2", patient_pattern=r"^c(\d)")
+    def test_group_by_pattern(self, folders):
+        built = build(folders, labeled="2", validation="2", group_by=r"^c(\d)")
         assert {item["patient"] for item in built.datalist["labeled"]} <= {"0", "1"}
         with pytest.raises(UserError, match=r"does not match 20 cases"):
-            build(folders, patient_pattern="z")
+            build(folders, group_by="z")
         with pytest.raises(UserError, match="not a regular expression"):
-            build(folders, patient_pattern="(")
+            build(folders, group_by="(")
 
 
 class TestThroughPlane:

@@ -201,6 +201,29 @@ def test_micro_batches_accumulate_the_gradient_of_the_batch(co_training, b_u):
             assert torch.allclose(parts[name], value, atol=1e-6), (size, name)
 
 
+@pytest.mark.parametrize("size", [None, 1, 2])
+def test_undrawn_classes_reach_the_labeled_loss_of_both_networks(co_training, size):
+    """Item 1 of the two labeled ones lacks class 2; whatever the micro-batches, its mask stays with its patch."""
+
+    class Spy(SupervisedLoss):
+        def forward(self, logits, label, ignored=None):
+            seen.extend(zip(label.flatten(1).sum(1).tolist(), ignored.tolist(), strict=True))
+            return super().forward(logits, label, ignored)
+
+    seen: list = []
+    run = co_training(stage_1=1, stage_2=2, mode="fixed", num_unlabeled=2, micro_batch_size=size,
+                      loss=CoTrainingLoss(Spy()))
+    run.items[1]["label"].clamp_(max=1)
+    run.items[1]["ignored_mask"] = [False, False, True]
+    expected = {int(item["label"].sum()): item.get("ignored_mask", [False] * 3) for item in run.items[:2]}
+    assert len(expected) == 2
+    run.trainer.run()
+    # Two labeled patches a batch in stage 2, four in stage 1; an epoch has two batches, stage 1 trains both networks.
+    assert len(seen) == 2 * 2 * 4 + 2 * 2 * 2
+    assert all(expected[total] == ignored for total, ignored in seen)
+    assert any(ignored[2] for _, ignored in seen)
+
+
 def test_micro_batches_bound_what_passes_at_once(co_training):
     run = co_training(mode="fixed", num_unlabeled=3, micro_batch_size=2)
     sizes = []

@@ -84,6 +84,23 @@ def test_all_distances_left_out_gives_none_not_nan(tmp_path):
         "mean": None, "std": None, "median": None, "count": 0, "left_out": 2}  # fmt: skip
 
 
+def test_a_class_that_was_not_drawn_has_a_row_without_values(tmp_path, caplog):
+    pred, label = masks()
+    partial = one_hot(label * (label == 1), "b.nii")
+    partial[2] = torch.nan
+    with caplog.at_level(logging.INFO):
+        run(tmp_path, [{"pred": one_hot(pred, "a.nii"), "label": one_hot(label, "a.nii")},
+                       {"pred": one_hot(label, "b.nii"), "label": partial}])
+    rows = list(csv.DictReader((tmp_path / "eval" / "field_metrics.csv").read_text().splitlines()))
+    row = rows[3]
+    assert (row["case"], row["class_name"], row["dice"], row["asd_mm"], row["note"]) == (
+        "b", "right", "nan", "nan", "ignored")
+    right = json.loads((tmp_path / "eval" / "field_summary.json").read_text())["classes"]["right"]
+    assert right["dice"] == {"mean": 0.0, "std": 0.0, "median": 0.0, "count": 1, "left_out": 1}
+    assert right["notes"] == {"empty prediction": 1, "ignored": 1}
+    assert "(1 empty prediction, 1 ignored)" in caplog.text
+
+
 def test_a_second_epoch_starts_afresh(tmp_path):
     _, label = masks()
     engine = run(tmp_path, [{"pred": one_hot(label, "a.nii"), "label": one_hot(label, "a.nii")}])

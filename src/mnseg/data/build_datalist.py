@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mnseg.data.splits import choose_splits, named, patients_of, read_case_list
+from mnseg.data.ignored import read_ignored
+from mnseg.data.patients import group_by_patient
+from mnseg.data.splits import choose_splits, named, read_case_list
 from mnseg.data.volume_io import list_volumes
 from mnseg.errors import UserError
 
@@ -36,7 +38,8 @@ def build_datalist(
     order: PathLike | None = None,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
-    patient_pattern: str | None = None,
+    group_by: str | None = None,
+    ignored: PathLike | None = None,
 ) -> BuiltDatalist:
     """Pair images and labels that have the same file stem, and split them.
 
@@ -49,7 +52,9 @@ def build_datalist(
             Default: sorted by name.
         seed: for numbers of cases.
         class_names: names of the label values 0, 1, …, the background first.
-        patient_pattern: regular expression that finds the patient in a case id; keeps a patient's scans together.
+        group_by: how to find the patient of a scan, see `mnseg.data.patients.group_by_patient`; keeps a patient's scans
+            together.
+        ignored: CSV file with the columns case and class: the structures that were not drawn, a line each.
 
     Raises:
         UserError: no images, labels in the images' own folder, unknown names in a list, or a split that cannot be made.
@@ -70,7 +75,8 @@ def build_datalist(
         raise UserError(f"list file {order} names {named(unknown)} without an image in {images}.")
     if unlisted := [case for case in image_files if case not in set(cases)]:
         notes.append(f"{named(unlisted)} not in {order} left out.")
-    patients = patients_of(cases, patient_pattern) if patient_pattern else None
+    patients = group_by_patient(group_by, {case: image_files[case] for case in cases}) if group_by else None
+    undrawn = read_ignored(ignored, image_files, class_names) if ignored is not None else {}
     wanted = {"labeled": labeled, "validation": validation, "testing": testing}
     splits = choose_splits(cases, label_files.keys(), wanted, seed, patients)
     if left_out := set(cases).difference(*splits.values()):
@@ -78,16 +84,23 @@ def build_datalist(
     datalist: dict[str, Any] = {"class_names": list(class_names)} if class_names else {}
     for split in ("labeled", "unlabeled", "validation", "testing"):
         extra = ("hidden_label", hidden_files) if split == "unlabeled" else ("label", label_files)
-        datalist[split] = [_item(case, image_files[case], *extra, patients) for case in splits[split]]
+        datalist[split] = [_item(case, image_files[case], *extra, patients, undrawn) for case in splits[split]]
     return BuiltDatalist(datalist, notes + _gaps(datalist))
 
 
 def _item(
-    case: str, image: Path, key: str, labels: dict[str, Path], patients: dict[str, str] | None
-) -> dict[str, str]:
-    item = {"image": str(image)}
+    case: str,
+    image: Path,
+    key: str,
+    labels: dict[str, Path],
+    patients: dict[str, str] | None,
+    undrawn: dict[str, list[str | int]],
+) -> dict[str, Any]:
+    item: dict[str, Any] = {"image": str(image)}
     if case in labels:
         item[key] = str(labels[case])
+        if case in undrawn:
+            item["ignored"] = undrawn[case]
     if patients:
         item["patient"] = patients[case]
     return item

@@ -11,6 +11,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 from nibabel.orientations import aff2axcodes
 
+from mnseg.data.outliers import ScanProfile, scan_profile
 from mnseg.data.volume_io import digest_array, open_volume, read_voxels
 from mnseg.errors import UserError
 
@@ -46,6 +47,7 @@ class CaseResult:
     digest: str | None = None
     channels: int | None = None
     classes: frozenset[int] = frozenset()
+    profile: ScanProfile | None = None
 
     def add(self, level: str, message: str) -> None:
         self.findings.append(Finding(level, self.split, self.case, message))
@@ -56,7 +58,7 @@ def check_case(split: str, item: Mapping[str, Any], num_classes: int | None, che
     image = None
     try:
         image = open_volume(item["image"])
-        _check_image(image, item["image"], result)
+        _check_image(image, item["image"], result, item.get("modality"))
     except UserError as error:
         result.add("error", str(error))
     if split == "unlabeled":
@@ -72,8 +74,8 @@ def check_case(split: str, item: Mapping[str, Any], num_classes: int | None, che
     return result
 
 
-def _check_image(image: Any, path: str, result: CaseResult) -> None:
-    """Geometry and values of an image; sets ``result.digest`` and ``result.channels``."""
+def _check_image(image: Any, path: str, result: CaseResult, modality: str | None) -> None:
+    """Geometry and values of an image; sets ``result.digest``, ``result.channels`` and ``result.profile``."""
     if len(image.shape) not in (3, 4):
         result.add("error", f"{path} has {len(image.shape)} dimensions; a volume needs 3 (or 4 with channels last).")
         return
@@ -93,6 +95,8 @@ def _check_image(image: Any, path: str, result: CaseResult) -> None:
     elif voxels.min() == voxels.max():
         result.add("error", f"{path} is constant (every voxel is {voxels.flat[0]:g}).")
     result.digest = digest_array(voxels, image.affine)
+    if _sound_affine(image.affine):
+        result.profile = scan_profile(voxels, image.affine, modality)
 
 
 def _check_label_file(image: Any, path: str, result: CaseResult, num_classes: int | None) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnseg.data.ignored import ignored_indices
 from mnseg.data.volume_io import case_id, through_plane_axis
 from mnseg.errors import UserError
 
@@ -24,18 +25,23 @@ PATH_KEYS = ("image", "label", "hidden_label")
 _ALIASES = {"training": "labeled", "test": "testing"}  # the names that MONAI's Decathlon-style lists use
 
 
-def load_datalist(path: str | os.PathLike, dataset_dir: str | os.PathLike | None = None) -> dict[str, Any]:
+def load_datalist(
+    path: str | os.PathLike, dataset_dir: str | os.PathLike | None = None, class_names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Read a datalist and make its paths absolute.
 
     A relative path is looked for in ``dataset_dir`` first, then beside the datalist. MONAI's own names are taken
     too: "training" for "labeled", "test" for "testing", and plain strings for items that have only an image.
 
+    Args:
+        class_names: names that "ignored" may use, where the datalist has no "class_names" itself.
+
     Returns:
-        The datalist with every item as a dict with "image", "case" and, where given, "label" and "hidden_label".
-        Splits that the file lacks stay absent; other keys are passed through.
+        The datalist with every item as a dict with "image", "case" and, where given, "label", "hidden_label" and
+        "ignored" (as sorted label values). Splits that the file lacks stay absent; other keys are passed through.
 
     Raises:
-        UserError: the file is missing, is not JSON, or has an item without an image.
+        UserError: the file is missing, is not JSON, or has an item without an image or with a wrong "ignored".
     """
     path = Path(os.path.abspath(path))
     try:
@@ -49,10 +55,12 @@ def load_datalist(path: str | os.PathLike, dataset_dir: str | os.PathLike | None
     except json.JSONDecodeError as error:
         raise UserError(f"datalist {path} is not valid JSON: {error}.") from error
     folders = [path.parent] if dataset_dir is None else [Path(os.path.abspath(dataset_dir)), path.parent]
-    return resolve_datalist(content, folders, source=str(path))
+    return resolve_datalist(content, folders, str(path), class_names)
 
 
-def resolve_datalist(content: Any, folders: list[Path], source: str = "the datalist") -> dict[str, Any]:
+def resolve_datalist(
+    content: Any, folders: list[Path], source: str = "the datalist", class_names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Make the items of a parsed datalist uniform, with absolute paths; ``folders`` are tried in turn."""
     if not isinstance(content, Mapping):
         raise UserError(f"{source} must be a JSON object with the keys {', '.join(SPLITS)}.")
@@ -60,17 +68,18 @@ def resolve_datalist(content: Any, folders: list[Path], source: str = "the datal
     for alias, key in _ALIASES.items():
         if key not in result and alias in result:
             result[key] = result.pop(alias)
+    names = result.get("class_names") or class_names
     for split in SPLITS:
         if split not in result:
             continue
         if not isinstance(result[split], list):
             raise UserError(f'"{split}" in {source} must be a list of items.')
-        result[split] = [_resolve_item(item, folders, f'"{split}" item {i} of {source}')
+        result[split] = [_resolve_item(item, folders, f'"{split}" item {i} of {source}', names)
                          for i, item in enumerate(result[split])]
     return result
 
 
-def _resolve_item(item: Any, folders: list[Path], where: str) -> dict[str, Any]:
+def _resolve_item(item: Any, folders: list[Path], where: str, names: Sequence[str] | None) -> dict[str, Any]:
     item = {"image": item} if isinstance(item, str) else item
     if not isinstance(item, Mapping) or "image" not in item:
         raise UserError(f'{where} has no "image".')
@@ -82,6 +91,9 @@ def _resolve_item(item: Any, folders: list[Path], where: str) -> dict[str, Any]:
             raise UserError(f'{where}: "{key}" must be one file name.')
         resolved[key] = _resolve_path(item[key], folders)
     resolved.setdefault("case", case_id(resolved["image"]))
+    if "ignored" in item:
+        indices = ignored_indices(resolved.pop("ignored"), names, where=where)
+        resolved |= {"ignored": indices} if indices else {}
     return resolved
 
 

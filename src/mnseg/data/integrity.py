@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from mnseg.data.case_check import CaseResult, Finding, check_case
 from mnseg.data.datalist import SPLITS, load_datalist, resolve_datalist
+from mnseg.data.ignored import with_ignored_masks, wrong_ignored
+from mnseg.data.outliers import peculiarities
 from mnseg.errors import UserError
 
 __all__ = ["CheckReport", "Finding", "check_datalist", "require_sound_datalist"]
@@ -103,7 +105,8 @@ def check_datalist(
     results = _check_cases(items, num_classes, check_hidden, jobs or min(4, os.cpu_count() or 1), progress)
     findings += [finding for result in results for finding in result.findings]
     findings += [*_repeated_cases(results), *_repeated_content(results), *_shared_patients(items),
-                 *_wrong_channels(results, in_channels), *_absent_classes(results, num_classes, names)]
+                 *_wrong_channels(results, in_channels), *_absent_classes(results, num_classes, names),
+                 *wrong_ignored(items, results, names, num_classes), *_unlike_the_rest(results)]
     findings.sort(key=lambda finding: finding.level != "error")
     return CheckReport(findings, {split: len(resolved.get(split, [])) for split in SPLITS})
 
@@ -211,6 +214,12 @@ def _absent_classes(
         yield Finding("warning", "labeled", "", f"class {index}{name} occurs in no labeled case.")
 
 
+def _unlike_the_rest(results: list[CaseResult]) -> Iterator[Finding]:
+    known = [result for result in results if result.profile]
+    for position, text in peculiarities([result.profile for result in known]):
+        yield Finding("warning", known[position].split, known[position].case, f"unlike the rest: {text}.")
+
+
 def require_sound_datalist(
     path: str | os.PathLike,
     dataset_dir: str | os.PathLike | None = None,
@@ -219,21 +228,23 @@ def require_sound_datalist(
     batch_size: int | None = None,
     min_labeled: int = 1,
     in_channels: int | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Load and check a datalist for training; warnings are logged, errors stop.
 
     Args:
         batch_size: items per batch (B of Eq. 11); it must hold at least ``min_labeled`` labeled items.
         in_channels: channels that every scan must have, those of the network's input.
+        class_names: names that "ignored" may use, where the datalist has no "class_names" itself.
 
     Returns:
         The datalist with all of "labeled", "unlabeled", "validation", "testing" (possibly empty); absolute paths;
-        every item with its "case".
+        every item with its "case", and with an "ignored_mask" of K booleans where it has "ignored".
 
     Raises:
         UserError: a key is missing, a pool is empty that must not be, the batch is too small, or the check failed.
     """
-    datalist = load_datalist(path, dataset_dir)
+    datalist = load_datalist(path, dataset_dir, class_names)
     for key in _REQUIRED:
         if key not in datalist:
             raise UserError(f"datalist {path} {_missing_key(key)}")
@@ -254,7 +265,9 @@ def require_sound_datalist(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     logger.info("%s: %s", path, report.summary())
-    return {**datalist, "testing": datalist.get("testing", [])}
+    datalist = {**datalist, "testing": datalist.get("testing", [])}
+    names = datalist.get("class_names") or class_names or []
+    return datalist | {key: with_ignored_masks(datalist[key], num_classes or len(names)) for key in SPLITS}
 
 
 def _require_batch(batch_size: int | None, min_labeled: int) -> None:

@@ -37,7 +37,7 @@ class CoTrainer(Trainer):
     pseudo-label; the student's loss is Eq. 5.
 
     A batch is what ``collate_mixed`` gives: ``image`` ``(B, C, H, W, D)``, labeled patches first, ``label``
-    ``(b_l, 1, H, W, D)``, ``case`` names.
+    ``(b_l, 1, H, W, D)``, ``case`` names, and ``ignored`` ``(b_l, K)`` where a label leaves classes undrawn.
 
     Published on ``engine.state`` at the start of every epoch: ``stage`` (1 or 2), ``stage_epoch`` (from 1),
     ``student`` ("both", "3d", "2d"); during the run ``unlabeled_seen`` (patches so far). ``engine.state.output`` holds
@@ -148,13 +148,14 @@ class CoTrainer(Trainer):
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, float]:
         image = batchdata["image"].to(self.state.device, non_blocking=True)
         label = batchdata["label"].to(self.state.device, non_blocking=True)
+        ignored = batchdata["ignored"].to(self.state.device) if "ignored" in batchdata else None
         student: Role = self.state.student
         if student == "both":
-            losses = self._update("3d", image, label, None) | self._update("2d", image, label, None)
+            losses = self._update("3d", image, label, None, ignored) | self._update("2d", image, label, None, ignored)
         else:
             num_unlabeled = image.shape[0] - label.shape[0]
             pseudo = self._teach(teacher_of(student, self.roles), image[label.shape[0] :]) if num_unlabeled else None
-            losses = self._update(student, image, label, pseudo)
+            losses = self._update(student, image, label, pseudo, ignored)
             self.state.unlabeled_seen += num_unlabeled
         return losses
 
@@ -170,7 +171,9 @@ class CoTrainer(Trainer):
             parts = [teacher(image[chunk]) for chunk in self._chunks(image.shape[0])]
         return torch.cat(parts).float().softmax(dim=1)
 
-    def _update(self, name: str, image: Tensor, label: Tensor, pseudo: Tensor | None) -> dict[str, float]:
+    def _update(
+        self, name: str, image: Tensor, label: Tensor, pseudo: Tensor | None, ignored: Tensor | None = None
+    ) -> dict[str, float]:
         """One optimizer step of one network (Eq. 6 and 9); returns its losses."""
         network, optimizer, scaler = self.networks[name].train(), self.optimizers[name], self.scalers[name]
         optimizer.zero_grad(set_to_none=True)
@@ -183,10 +186,11 @@ class CoTrainer(Trainer):
             pseudo = None if pseudo is None else pseudo.index_select(axis, positions)
         for chunk in self._chunks(batch_size):
             part_label = label[chunk.start : min(chunk.stop, b_l)]
+            part_ignored = None if ignored is None else ignored[chunk.start : chunk.start + len(part_label)]
             part_pseudo = None if pseudo is None else pseudo[max(chunk.start - b_l, 0) : max(chunk.stop - b_l, 0)]
             with self.autocast():
                 logits = network(image[chunk]) if positions is None else network(image[chunk], positions)
-            loss = self.loss(logits, part_label, part_pseudo)
+            loss = self.loss(logits, part_label, part_pseudo, part_ignored)
             self._require_finite(loss.total, name, "loss")
             share = (chunk.stop - chunk.start) / batch_size
             scaler.scale(loss.total * share).backward()

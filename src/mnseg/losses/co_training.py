@@ -33,13 +33,16 @@ class CoTrainingLoss(nn.Module):
         self.labeled = SupervisedLoss() if labeled is None else labeled
         self.unlabeled = PseudoLabelLoss() if unlabeled is None else unlabeled
 
-    def forward(self, logits: Tensor, label: Tensor, pseudo_label: Tensor | None = None) -> LossParts:
+    def forward(
+        self, logits: Tensor, label: Tensor, pseudo_label: Tensor | None = None, ignored: Tensor | None = None
+    ) -> LossParts:
         """Return the loss of a batch whose labeled patches come first.
 
         Args:
             logits: ``(b_l + b_u, K, H, W, D)`` scores of the student.
             label: ``(b_l, 1, H, W, D)`` class indices of the first ``b_l`` patches; ``b_l`` may be 0.
             pseudo_label: ``(b_u, K, H, W, D)`` probabilities for the rest; None or empty when ``b_u`` is 0.
+            ignored: ``(b_l, K)`` bool, the classes that each label leaves undrawn; None: all labels are complete.
 
         Raises:
             ValueError: when the numbers of patches do not add up.
@@ -48,7 +51,8 @@ class CoTrainingLoss(nn.Module):
         b_u = 0 if pseudo_label is None else pseudo_label.shape[0]
         if b_l + b_u != logits.shape[0] or b_l + b_u == 0:
             raise ValueError(f"{logits.shape[0]} predictions for {b_l} labels and {b_u} pseudo-labels")
-        labeled = self.labeled(logits[:b_l], label) if b_l else None
+        partial = () if ignored is None else (ignored,)
+        labeled = self.labeled(logits[:b_l], label, *partial) if b_l else None
         unlabeled = self.unlabeled(logits[b_l:], pseudo_label) if b_u else None
         total = logits.new_zeros((), dtype=logits.float().dtype)
         if labeled is not None:

@@ -7,6 +7,8 @@ from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mnseg.losses.marginal import marginal_log_probabilities, mean_over_drawn
+
 __all__ = ["SupervisedLoss", "soft_dice_loss"]
 
 
@@ -22,6 +24,9 @@ def soft_dice_loss() -> DiceLoss:
 class SupervisedLoss(nn.Module):
     """``L_l = w_ce * CE(M_hat, M) + w_dice * softDice(M_hat, M)`` (M&N, Eq. 1).
 
+    Where a reader did not draw some structures, it is the marginal loss (``mnseg.losses.marginal``): their probability
+    counts as background's in both terms, and their own Dice is left out.
+
     Args:
         w_ce: weight of the cross-entropy (mean over voxels, nats).
         w_dice: weight of the soft Dice loss (mean over classes, background included).
@@ -33,15 +38,22 @@ class SupervisedLoss(nn.Module):
         self.w_dice = w_dice
         self.dice = soft_dice_loss()
 
-    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, label: Tensor, ignored: Tensor | None = None) -> Tensor:
         """Return the scalar loss.
 
         Args:
             logits: ``(B, K, H, W, D)`` unnormalised scores.
             label: ``(B, 1, H, W, D)`` class indices ``0 .. K-1``.
+            ignored: ``(B, K)`` bool, the classes that are not drawn in each patch; never the background, and no voxel
+                of the label. None: all are drawn.
         """
         log_probabilities = logits.float().log_softmax(dim=1)
+        if ignored is not None:
+            log_probabilities = marginal_log_probabilities(log_probabilities, ignored)
         label = label.long()
         cross_entropy = functional.nll_loss(log_probabilities, label[:, 0])
         one_hot = torch.zeros_like(log_probabilities).scatter_(1, label, 1.0)
-        return self.w_ce * cross_entropy + self.w_dice * self.dice(log_probabilities.exp(), one_hot)
+        dice = self.dice(log_probabilities.exp(), one_hot)
+        if ignored is not None:
+            dice = mean_over_drawn(dice, ignored)
+        return self.w_ce * cross_entropy + self.w_dice * dice

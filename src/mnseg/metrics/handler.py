@@ -25,15 +25,18 @@ DEFINITION = (
     "medpy.metric.binary: dc, jc, hd95 (one 95th percentile over both directions), asd (prediction to reference), "
     "surfaces with face connectivity, on the scan's own grid. An empty prediction or reference alone: dice = jaccard "
     "= 0 and no distance (left out of the distance means, counted in left_out); both empty: dice = jaccard = 1, "
-    "distances 0."
+    "distances 0. A structure that was not drawn in a case (ignored) has no value there."
 )
+# What "ignored" in the datalist makes of a class: no reader drew it in this case, so nothing can be measured.
+NOT_DRAWN = dict.fromkeys(METRIC_NAMES, float("nan")) | {"note": "ignored"}
 
 
 class FieldMetricsHandler:
     """Measures every case of an evaluator and writes ``field_metrics.csv`` and ``field_summary.json``.
 
     Expects ``engine.state.output`` to be a list of dictionaries with one-hot ``pred`` and ``label`` of shape
-    (K, H, W, D) on the scan's own grid, ``pred`` being a ``MetaTensor`` that knows its affine (for mm) and file name.
+    (K, H, W, D) on the scan's own grid, ``pred`` being a ``MetaTensor`` that knows its affine (for mm) and file name. A
+    class that is nan in ``label`` was not drawn in this case: its row has no values and the note "ignored".
 
     Args:
         output_dir: folder of the two files.
@@ -89,9 +92,10 @@ class FieldMetricsHandler:
         affine = getattr(pred, "affine", None)
         spacing = None if affine is None else [float(s) for s in affine_to_spacing(affine, r=pred.ndim - 1)]
         masks = [(np.asarray(t.detach().cpu()) > 0.5) for t in (pred, label)]
+        drawn = [not bool(torch.isnan(channel).any()) for channel in label]
         return [
             {"case": case, "class": k, "class_name": self.class_names[k]}
-            | field_metrics(*(m[k] for m in masks), spacing)
+            | (field_metrics(*(m[k] for m in masks), spacing) if drawn[k] else NOT_DRAWN)
             for k in range(self.first_class, len(self.class_names))
         ]
 

@@ -29,7 +29,8 @@ DEFINITIONS = (
     "ASD goes from the prediction to the truth), which is what most papers of this field print; MONAI's own HD95 "
     "is defined differently and comes out larger. Each value is the mean ± standard deviation over cases, measured "
     "on the scan's own grid; “all classes” first averages the classes of a case. An empty prediction counts as Dice 0 "
-    "and has no distance: it is left out of HD95 and ASD and counted in the last column (empty masks)."
+    "and has no distance: it is left out of HD95 and ASD and counted in the last column (empty masks). A structure "
+    "that was not drawn in a case (ignored) is not counted there."
 )
 
 
@@ -44,7 +45,8 @@ def metric_table(runs: Sequence[Run]) -> str:
             first = _row_heading(run, number, label)
             cells = [_mean_sd(run.values(metric, number), _scale(metric)) for metric in METRIC_NAMES]
             empty = str(run.count_notes("empty prediction", number))
-            rows.append((kind, [first, *cells, str(len(run.values("dice", number))), empty]))
+            measured = sum(map(math.isfinite, run.values("dice", number).values()))
+            rows.append((kind, [first, *cells, str(measured), empty]))
     return table("Agreement with the truth, mean ± sd over cases", head, rows) + note(DEFINITIONS)
 
 
