@@ -71,7 +71,7 @@ def wrong_layout(src: Path, name: str, wanted: str) -> UserError:
 def require_files(paths: Sequence[Path], named_in: str) -> None:
     """Raise a `UserError` when files that a list or index names are missing."""
     if missing := [str(path) for path in paths if not path.is_file()]:
-        raise UserError(f"{named_in} names {named(missing, noun='file')} that cannot be found; is the download complete?")
+        raise UserError(f"{named_in} names {named(missing, noun='file')} that is not there; is the download complete?")
 
 
 def ordered_by(path: Path, cases: Mapping[str, Case]) -> list[Case]:

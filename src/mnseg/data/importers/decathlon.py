@@ -1,4 +1,4 @@
-"""Any task of the Medical Segmentation Decathlon (Antonelli et al., Nature Communications 2022), by its dataset.json."""
+"""Any task of the Medical Segmentation Decathlon, by its dataset.json (Antonelli et al., Nature Comm. 2022)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def find(src: Path) -> Source:
     notes = ["the Decathlon keeps its test labels: of the training cases a fifth is drawn for testing and a tenth for "
              "validation."]
     if test:
-        notes.append(f"the {len(test)} cases of the Decathlon's own test list have no labels and are taken as unlabeled; "
-                     "say so when you submit results on them.")
+        notes.append(f"the {len(test)} cases of the Decathlon's own test list have no labels and are taken as "
+                     "unlabeled; say so when you submit results on them.")
     modality = [str(value) for value in dict(content.get("modality") or {}).values()]
     return Source(
         names,

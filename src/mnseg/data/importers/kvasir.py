@@ -13,7 +13,7 @@ __all__ = ["find"]
 
 
 def find(src: Path) -> Source:
-    """Describe ``images/`` and ``masks/``, in ``src`` or in ``src/Kvasir-SEG``; train.txt and val.txt give the split."""
+    """Describe ``images/`` and ``masks/`` in ``src`` or ``src/Kvasir-SEG``; train.txt and val.txt give the split."""
     folder = next((f for f in (src, src / "Kvasir-SEG") if (f / "images").is_dir() and (f / "masks").is_dir()), src)
     images, masks = list_images(folder / "images"), list_images(folder / "masks")
     if not images or not masks:

@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 from monai.data import ITKReader
 
-from mnseg.data.importers.common import Case, Source, ordered_by, wrong_layout, write_volume
+from mnseg.data.importers.common import Case, Source, ordered_by, write_volume, wrong_layout
 from mnseg.data.splits import named
 from mnseg.data.volume_io import list_volumes
 from mnseg.errors import UserError
 
 __all__ = ["UA_MT_TEST", "find"]
 
-UA_MT_TEST = """
-UPT6DX9IQY9JAZ7HJKA7 UTBUJIWZMKP64E3N73YC ULHWPWKKLTE921LQLH1P V0MZOWJ6MU3RMRCV9EXR VDOF02M8ZHEAADFMS6NP
-VG4C826RAAKVMV9BQLVD VIXBEFTNVHZWKAKURJBN VQ2L3WM8KEVF6L44E6G9 WBG9WYZ1B25WDT5WAT8T WMDG2EFA6L2SNDZXIRU0
-WNPKE0W404QE9AELX1LR WSJB9P4JCXUVHBOYFVWL WW8F5CO4S4K5IM5Z7EXX X18LU5AOBNNDMLTA0JZL XYDLYJ5CS19FDBVLJIPI
-Y7ZU0B2APPF54WG6PDMF YDKD1HVHSME6NVMA8I39 Z9GMG63CJLL0VW893BB1 ZIJLJAVQV3FJ6JSQOH1E ZQPMJ4XEC5A4BISD45P1
-""".split()
+UA_MT_TEST = [
+    "UPT6DX9IQY9JAZ7HJKA7", "UTBUJIWZMKP64E3N73YC", "ULHWPWKKLTE921LQLH1P", "V0MZOWJ6MU3RMRCV9EXR",
+    "VDOF02M8ZHEAADFMS6NP", "VG4C826RAAKVMV9BQLVD", "VIXBEFTNVHZWKAKURJBN", "VQ2L3WM8KEVF6L44E6G9",
+    "WBG9WYZ1B25WDT5WAT8T", "WMDG2EFA6L2SNDZXIRU0", "WNPKE0W404QE9AELX1LR", "WSJB9P4JCXUVHBOYFVWL",
+    "WW8F5CO4S4K5IM5Z7EXX", "X18LU5AOBNNDMLTA0JZL", "XYDLYJ5CS19FDBVLJIPI", "Y7ZU0B2APPF54WG6PDMF",
+    "YDKD1HVHSME6NVMA8I39", "Z9GMG63CJLL0VW893BB1", "ZIJLJAVQV3FJ6JSQOH1E", "ZQPMJ4XEC5A4BISD45P1",
+]  # fmt: skip
 UA_MT_SPACING = np.diag([0.625, 0.625, 0.625, 1.0])  # mm; its files keep neither position nor orientation
 LAYOUTS = "CASE/mri_norm2.h5, CASE/lgemri.nrrd with CASE/laendo.nrrd, or images/CASE.nii.gz with labels/CASE.nii.gz"
 
@@ -35,8 +36,8 @@ def find(src: Path) -> Source:
     if hdf5:
         cases = {case: Case(case, path, path) for case, path in hdf5.items()}
         convert = _convert_hdf5
-        notes.append("UA-MT's files are cropped around the atrium: results are comparable with tables made from them "
-                     "and better than on whole scans. They keep no orientation; axes are taken as stored.")
+        notes.append("UA-MT's files are cropped around the labeled atrium: compare results with tables made from them, "
+                     "not with whole scans. They keep no orientation: axes are taken as stored.")
         if nrrd:
             notes.append("the folders hold mri_norm2.h5 and lgemri.nrrd: the former, UA-MT's crops, were taken.")
     elif nrrd:
@@ -83,7 +84,12 @@ def _choose_split(source: Source, cases: dict[str, Case], folders: list[Path]) -
         source.notes.append("no test.list: the 20 test cases are UA-MT's, known by name.")
     if train is None and test is not None:
         held_out = {case.case for case in test}
-        train = [case for case in source.cases if case.case not in held_out]
+        # The challenge's own test scans lie in another folder and belong to neither part of the split.
+        folders_of_test = {_collection(case) for case in test}
+        train = [case for case in source.cases if case.case not in held_out and _collection(case) in folders_of_test]
+        if len(train) != 80:
+            source.notes.append(f"UA-MT's training part has 80 cases, this one {len(train)}: results do not compare "
+                                "with tables.")
     if train is None:
         count = len(source.cases)
         source.splits = {"labeled": "8", "validation": str(count // 10), "testing": str(count // 5)}
@@ -100,6 +106,11 @@ def _choose_split(source: Source, cases: dict[str, Case], folders: list[Path]) -
         source.splits = {"labeled": "first:8", "validation": "last:10", "testing": "last:10:10"}
         source.notes.append("no test.list and not all of UA-MT's test cases: the last 10 of train.list are for "
                             "validation, the 10 before them for testing; results do not compare with tables.")
+
+
+def _collection(case: Case) -> Path:
+    """The folder that holds the case's folder, or the case's file."""
+    return case.image.parent.parent if case.image.name in ("lgemri.nrrd", "mri_norm2.h5") else case.image.parent
 
 
 def _convert_nrrd(case: Case, image: Path, label: Path) -> None:

@@ -1,4 +1,4 @@
-"""A first overlay for a data set that has none: what headers and labeled scans tell about channels, sizes, intensity."""
+"""A first overlay for a data set that has none: what headers and labeled scans tell about channels and sizes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def describe_volumes(datalist: Mapping[str, Any], is_ct: bool) -> dict[str, Any]
     grids = [_canonical_grid(item["image"]) for item in items]
     shapes, spacings = np.array([shape for shape, _ in grids]), np.array([spacing for _, spacing in grids])
     axis = through_plane_axis(items)
-    overlay: dict[str, Any] = {"class_names": list(datalist["class_names"]), "in_channels": _channels(items[0]["image"])}
+    overlay = {"class_names": list(datalist["class_names"]), "in_channels": _channels(items[0]["image"])}
     sizes = np.median(shapes, axis=0)
     if (spacings.max(axis=0) > ANISOTROPY * spacings.min(axis=0)).any():
         target = np.median(spacings, axis=0)

@@ -1,8 +1,8 @@
 """Pancreas-CT of The Cancer Imaging Archive: DICOM series and NIfTI labels.
 
-Roth et al., 2016, doi:10.7937/K9/TCIA.2016.tNB1kqBU. The split of 62 and 20 cases is that of MC-Net (Wu et al., Medical
-Image Analysis 2022), whose lists later papers share. Of the first release cases 25 and 70 are other crops of the scan of
-case 2, and were taken back in 2020: they are left out, which leaves 61 and 19.
+Roth et al., 2016, doi:10.7937/K9/TCIA.2016.tNB1kqBU. The split of 62 and 20 cases is that of MC-Net+ (Wu et al.,
+Medical Image Analysis 2022), whose lists later papers share. Cases 25 and 70 of the first release are other crops of
+the scan of case 2 and were taken back in 2020: they are left out, which leaves 61 and 19.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from monai.data import ITKReader
 
-from mnseg.data.importers.common import Case, Source, wrong_layout, write_volume
+from mnseg.data.importers.common import Case, Source, write_volume, wrong_layout
 from mnseg.data.importers.label_alignment import align_label, reoriented
 from mnseg.data.splits import named
 from mnseg.data.volume_io import open_volume, read_voxels
@@ -84,8 +84,8 @@ def _convert(case: Case, image: Path, label: Path) -> str | None:
     stored = open_volume(case.label)
     mask = reoriented(read_voxels(stored, case.label), stored.affine, affine)
     if mask.shape != voxels.shape:
-        raise UserError(f"{case.label} has {_shape(mask)} voxels, the DICOM series in {case.image} {_shape(voxels)}; is "
-                        "the download complete?")
+        raise UserError(f"{case.label} has {_shape(mask)} voxels, the DICOM series in {case.image} {_shape(voxels)}; "
+                        "is the download complete?")
     mask, note = align_label(voxels, (mask > 0).astype(np.uint8))
     write_volume(image, voxels, affine)
     write_volume(label, np.ascontiguousarray(mask), affine)

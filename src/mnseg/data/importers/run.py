@@ -77,8 +77,8 @@ def import_dataset(
     source: Source = import_module(f"mnseg.data.importers.{name}").find(src)
     if _is_finished(out, settings):
         datalist = load_datalist(out / "datalist.json")
-        return Imported(out / "datalist.json", _counts(datalist), ["this import was finished before; nothing was done."],
-                        command=_command(source, out, name))
+        note = "this import was finished before; nothing was done."
+        return Imported(out / "datalist.json", _counts(datalist), [note], command=_command(source, out, name))
     splits = _split(source, {"labeled": labeled, "validation": validation, "testing": testing}, seed)
     _write_json(out / RECORD, settings)
     cases, notes = _converted(source, splits, out, progress)
