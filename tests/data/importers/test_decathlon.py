@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from monai.bundle import ConfigWorkflow
 
 from mnseg.cli import main
 from mnseg.data.importers.run import import_dataset
@@ -23,7 +24,7 @@ def write_task(folder: Path, files, count: int = 10, tests: int = 3, channels: i
     size = (24, 40, 20) if channels == 1 else (24, 40, 20, channels)
     content = {
         "name": "Task",
-        "modality": {str(i): name for i, name in enumerate(["CT"] if channels == 1 else ["T1", "T2"])},
+        "modality": {str(i): name for i, name in enumerate(["CT"] if channels == 1 else ["T1", "T2", "PD"][:channels])},
         "labels": {"0": "background", "1": "left", "2": "right"},
         "training": [],
         "test": [f"./imagesTs/t_{i:02d}.nii.gz" for i in range(tests)],
@@ -66,10 +67,11 @@ def test_a_ct_task(tmp_path, files):
 
 def test_several_channels_and_mixed_spacing(tmp_path, files):
     write_task(tmp_path / "src", files, count=6, tests=0, channels=2)
-    for i, path in enumerate(sorted((tmp_path / "src").rglob("c_*.nii.gz"))):
+    for path in (tmp_path / "src").rglob("c_*.nii.gz"):
         voxels, _ = files.read(path)
         files.save_nifti(path, voxels, np.diag([1, 1, 1 + int(path.name[3]) % 2 * 3, 1]))
-    import_dataset("decathlon", tmp_path / "src", tmp_path / "out", labeled="2")
+    imported = import_dataset("decathlon", tmp_path / "src", tmp_path / "out", labeled="2")
+    assert any("2 channels (T1, T2); the 2D network takes 1 or 3" in note for note in imported.notes)
     described = overlay(tmp_path / "out")
     assert described["in_channels"] == 2
     assert described["spacing"][:2] == [1.0, 1.0] and 1 <= described["spacing"][2] <= 4
@@ -93,23 +95,32 @@ def test_other_indices_are_refused(tmp_path, files, changes, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_training_runs_on_an_import(tmp_path, files):
-    """Two channels, the command that the import prints, made tiny."""
-    write_task(tmp_path / "src", files, channels=2)
+def test_training_runs_on_an_import(tmp_path, files, monkeypatch):
+    """Three channels, the command that the import prints, made tiny."""
+    write_task(tmp_path / "src", files, count=6, tests=1, channels=3)
     imported = import_dataset("decathlon", tmp_path / "src", tmp_path / "data")
     tiny = {
         "device": "cpu", "batch_size": 4, "epoch_length": 1, "stage_1_epochs": 1, "warmup_epochs": 1,
         "stage_2_epochs": 1, "val_interval": 2, "model_2d": "segformer-tiny-random", "pretrained": False,
-        "finetuning": "whole", "slice_stride": 4, "refresh_cases": 1, "hidden_cases": 0,
+        "finetuning": "whole", "slice_stride": 8, "refresh_cases": 1, "hidden_cases": 0, "cache_rate": 0.0,
+        "patch_size": [16, 32, 16], "slice_scale": 1.0,
         "network_def#features": [4, 4, 4, 4, 4, 4],
     }  # fmt: skip
-    (tmp_path / "tiny.json").write_text(json.dumps(tiny))
-    command = imported.command.replace("overlay.json'", f"overlay.json','{tmp_path / 'tiny.json'}'")
-    command = command.replace("python -m", f"{sys.executable} -m").replace("runs/decathlon", str(tmp_path / "run"))
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = shlex.split(imported.command)
+    options = dict(zip(words[4::2], words[5::2], strict=True))
+    assert words[:4] == ["python", "-m", "monai.bundle", "run"]
+    assert options["--dataset_dir"] == str(tmp_path / "data") and options["--run_dir"] == "runs/decathlon"
+    monkeypatch.chdir(ROOT)
+    workflow = ConfigWorkflow(
+        config_file=ast.literal_eval(options["--config_file"]), meta_file="bundles/mn_cotraining/configs/metadata.json",
+        logging_file=False, workflow_type="train", dataset_dir=str(tmp_path / "data"), run_dir=str(tmp_path / "run"),
+        **tiny,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
     model = json.loads((tmp_path / "run/model.json").read_text())
-    assert model["in_channels"] == 2 and model["class_names"] == ["background", "left", "right"]
+    assert model["in_channels"] == 3 and model["class_names"] == ["background", "left", "right"]
     assert (tmp_path / "run/models/model.pt").is_file()
 
 

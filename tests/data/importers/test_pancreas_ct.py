@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.bundle import ConfigParser
 
+from mnseg.bundle import unknown_keys
 from mnseg.cli import main
 from mnseg.data.importers.label_alignment import align_label, edge_contrast, reoriented
 from mnseg.data.importers.pancreas_ct import DUPLICATES, MC_NET_TEST, MC_NET_TRAIN, find
 from mnseg.data.importers.run import import_dataset
 from mnseg.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[3]
 SHAPE = (20, 18, 12)
 SPACING, ORIGIN = (2.0, 2.0, 3.0), (-50.0, -60.0, -70.0)
 # The series' grid in NIfTI's RAS+: x and y change sign.
 GRID = np.array([[-2.0, 0, 0, 50], [0, -2.0, 0, 60], [0, 0, 3.0, -70], [0, 0, 0, 1]])
 
 
-def organ() -> tuple[np.ndarray, np.ndarray]:
+def organ(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """An abdomen in HU with one bright organ off the center, and its mask; no mirror image of it fits."""
-    scan = np.random.default_rng(0).normal(-100, 10, SHAPE).astype(np.int16)  # fat
+    scan = np.random.default_rng(seed).normal(-100, 10, SHAPE).astype(np.int16)  # fat
     mask = np.zeros(SHAPE, np.uint8)
     mask[3:9, 2:7, 2:5] = 1
     scan[mask > 0] += 200
@@ -30,7 +35,7 @@ def organ() -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_case(src: Path, files, number: int, label: nib.Nifti1Image) -> None:
-    files.write_series(src / f"Pancreas-CT/PANCREAS_{number:04d}/11-24-2015-1/Pancreas-1", organ()[0])
+    files.write_series(src / f"Pancreas-CT/PANCREAS_{number:04d}/11-24-2015-1/Pancreas-1", organ(number)[0])
     (src / "TCIA_pancreas_labels-02-05-2017").mkdir(exist_ok=True)
     nib.save(label, src / f"TCIA_pancreas_labels-02-05-2017/label{number:04d}.nii.gz")
 
@@ -65,7 +70,7 @@ def test_series_and_labels_become_pairs_on_one_grid(src, tmp_path, files):
     imported = import_dataset("pancreas_ct", src, tmp_path / "out")
     for case in cases:
         scan, affine = files.read(tmp_path / f"out/images/{case}.nii.gz")
-        np.testing.assert_array_equal(scan, organ()[0], err_msg="Hounsfield units, slices by position")
+        np.testing.assert_array_equal(scan, organ(int(case[-4:]))[0], err_msg="Hounsfield units, slices by position")
         np.testing.assert_allclose(affine, GRID)
         mask, affine = files.read(tmp_path / f"out/labels/{case}.nii.gz")
         np.testing.assert_array_equal(mask, organ()[1], err_msg=f"{case} {flips.get(case)}")
@@ -78,6 +83,19 @@ def test_series_and_labels_become_pairs_on_one_grid(src, tmp_path, files):
     assert [item["patient"] for item in content["testing"]] == [f"PANCREAS_{MC_NET_TEST[0]:04d}"]
     assert any("PANCREAS_0070 left out: another crop of the scan of PANCREAS_0002" in note for note in imported.notes)
     assert "configs/datasets/pancreas_ct.json" in imported.command
+
+
+def test_overlay_gives_the_published_preprocessing():
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / "bundles/mn_cotraining/configs/train.json"),
+                        str(ROOT / "configs/datasets/pancreas_ct.json")])
+    assert parser.get_parsed_content("spacing") == [0.85, 0.85, 0.75]
+    assert parser.get_parsed_content("patch_size") == [160, 160, 64]
+    scan = torch.tensor([-1000.0, -175.0, 37.5, 250.0, 3000.0])
+    scaled = parser.get_parsed_content("intensity")({"image": scan})["image"]
+    np.testing.assert_allclose(scaled, [0, 0, 0.5, 1, 1], atol=1e-6)
+    known = json.loads((ROOT / "bundles/mn_cotraining/configs/train.json").read_text())
+    assert unknown_keys(json.loads((ROOT / "configs/datasets/pancreas_ct.json").read_text()), known) == []
 
 
 def test_the_split_is_one_of_82_cases():
@@ -116,11 +134,14 @@ def test_a_label_that_fits_nowhere_is_said_and_kept():
 
 
 def test_edge_contrast_by_hand():
-    """Inside 100, outside 0, no spread: 100 / sqrt(1) with the 1 HU^2 that keeps the quotient finite."""
+    """Inside 100, outside 0, no spread: 100 / sqrt(1), the 1 HU^2 that keeps the quotient finite."""
     label = np.zeros((9, 9, 9), bool)
-    label[3:6, 3:6, 3:6] = True
-    assert edge_contrast(np.where(label, 100, 0), label) == pytest.approx(100)
-    assert edge_contrast(np.zeros((9, 9, 9)), label) == 0
+    label[3:6, 3:6, 1:4] = True
+    contrast = edge_contrast(np.where(label, 100, 0), label)
+    assert len(contrast) == 8
+    assert contrast[()] == contrast[0, 1] == pytest.approx(100), "symmetric in x and y"
+    assert contrast[(2,)] < 0, "z 5 to 7 is empty, a part of the shell is not"
+    assert set(edge_contrast(np.zeros((9, 9, 9)), label).values()) == {0.0}
 
 
 def test_real_label_with_a_right_and_a_wrong_header(shared_dir):

@@ -15,6 +15,7 @@ from mnseg.errors import UserError
 __all__ = ["find"]
 
 LABELED = 8
+TRAINABLE_CHANNELS = (0, 1, 3)  # 0: the index says nothing
 
 
 def find(src: Path) -> Source:
@@ -39,6 +40,9 @@ def find(src: Path) -> Source:
         notes.append(f"the {len(test)} cases of the Decathlon's own test list have no labels and are taken as "
                      "unlabeled; say so when you submit results on them.")
     modality = [str(value) for value in dict(content.get("modality") or {}).values()]
+    if len(modality) not in TRAINABLE_CHANNELS:
+        notes.append(f"the scans have {len(modality)} channels ({', '.join(modality)}); the 2D network takes 1 or 3: "
+                     "choose channels and write the scans anew before you train.")
     return Source(
         names,
         train + test,

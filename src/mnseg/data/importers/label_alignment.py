@@ -22,7 +22,7 @@ def reoriented(voxels: np.ndarray, affine: np.ndarray, target: np.ndarray) -> np
     return apply_orientation(voxels, ornt_transform(io_orientation(affine), io_orientation(target)))
 
 
-def edge_contrast(image: np.ndarray, label: np.ndarray) -> float:
+def edge_contrast(image: np.ndarray, label: np.ndarray) -> dict[tuple[int, ...], float]:
     """How much brighter a label's inside is than the 2 voxels around it, in standard deviations (Cohen's d).
 
     Near 0 for a label that lies at the wrong place: tissue on both sides of its outline is then the same.
@@ -30,15 +30,25 @@ def edge_contrast(image: np.ndarray, label: np.ndarray) -> float:
     Args:
         image: (H, W, D) in Hounsfield units; clipped to soft tissue, so that air and bone do not decide.
         label: (H, W, D) bool.
+
+    Returns:
+        The contrast for the image as it is, under (), and mirrored along one or more axes, under those axes.
     """
+    mirrors = [tuple(int(axis) for axis in np.flatnonzero(flags)) for flags in product((0, 1), repeat=3)]
     if not label.any():
-        return 0.0
+        return dict.fromkeys(mirrors, 0.0)
     box = tuple(slice(max(axis.min() - 3, 0), axis.max() + 4) for axis in np.nonzero(label))
-    image, label = np.clip(image[box].astype(np.float32), *SOFT_TISSUE_HU), label[box]
-    inside, shell = image[label], image[binary_dilation(label, iterations=SHELL_VOXELS) & ~label]
-    if not shell.size:
+    inside = label[box]
+    shell = binary_dilation(inside, iterations=SHELL_VOXELS) & ~inside
+    return {axes: _contrast(np.flip(image, axes)[box], inside, shell) for axes in mirrors}
+
+
+def _contrast(image: np.ndarray, inside: np.ndarray, shell: np.ndarray) -> float:
+    image = np.clip(image.astype(np.float32), *SOFT_TISSUE_HU)
+    within, around = image[inside], image[shell]
+    if not around.size:
         return 0.0
-    return float((inside.mean() - shell.mean()) / np.sqrt((inside.var() + shell.var()) / 2 + 1))
+    return float((within.mean() - around.mean()) / np.sqrt((within.var() + around.var()) / 2 + 1))
 
 
 def align_label(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, str | None]:
@@ -53,11 +63,9 @@ def align_label(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, str |
     Returns:
         The label, and None when it was right as it is, else what was done or could not be seen.
     """
-    own = edge_contrast(image, label > 0)
-    mirrored = {axes: edge_contrast(np.flip(image, axes), label > 0)  # the label's bounding box stays small
-                for axes in (tuple(np.flatnonzero(flags)) for flags in product((0, 1), repeat=3)) if axes}
-    axes = max(mirrored, key=mirrored.get)
-    best = mirrored[axes]
+    contrast = edge_contrast(image, label > 0)
+    own, axes = contrast[()], max(contrast, key=contrast.get)
+    best = contrast[axes]
     if best - own > CLEARLY_BETTER and best > CREDIBLE:
         names = " and ".join(f"axis {axis}" for axis in axes)
         return np.flip(label, axes), (f"the label's header is wrong: mirrored along {names} it lies on an organ "
