@@ -121,6 +121,17 @@ def test_the_challenges_own_test_scans_are_left_out(tmp_path, files, draw):
     assert any("80 cases, this one 10" in note for note in source.notes)
 
 
+def test_numbers_are_positions_in_train_list_alone(tmp_path, files, draw):
+    cases = [f"X{i:02d}" for i in range(30)]
+    nifti_set(tmp_path, files, draw, cases)
+    (tmp_path / "train.list").write_text("\n".join(reversed(cases)))
+    import_dataset("la", tmp_path, tmp_path / "out", labeled="2", validation="3", check=False)
+    content = files.load(tmp_path / "out")
+    assert names(content["labeled"]) == ["X29", "X28"]
+    assert names(content["testing"]) == [f"X{i:02d}" for i in range(19, 9, -1)], "before the last ten"
+    assert names(content["validation"]) == ["X02", "X01", "X00"]
+
+
 def test_unknown_cases_are_drawn_and_said(tmp_path, files, draw):
     nifti_set(tmp_path, files, draw, [f"X{i:02d}" for i in range(20)])
     imported = import_dataset("la", tmp_path, tmp_path / "out")

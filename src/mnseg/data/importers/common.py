@@ -36,7 +36,8 @@ class Source:
         class_names: names of the label values 0, 1, …
         cases: in the published order, else by name.
         splits: the field's split: what `mnseg.data.splits.choose_splits` reads for "labeled", "validation", "testing".
-        published: ``cases`` is a published order, so that a number of cases means the first or last of it.
+        published: ``cases`` is a published order, the test cases last: numbers in ``splits`` and of the user are
+            positions in it.
         notes: sentences that a person should read.
         overlays: config files that describe the data, for the training command.
         convert: ``convert(case, image, label)`` writes a case as NIfTI to the paths ``image`` and ``label`` and may

@@ -97,13 +97,13 @@ def _choose_split(source: Source, cases: dict[str, Case], folders: list[Path]) -
                             "tenth for validation; it is not the field's.")
         return
     source.published = True
-    source.cases = train + (test or [])
+    source.cases = train + test if test else train[:-20] + train[-10:] + train[-20:-10]  # test cases last
     if left_out := [case for case in cases if case not in {chosen.case for chosen in source.cases}]:
         source.notes.append(f"{named(left_out)} not in the lists left out.")
     if test:
-        source.splits = {"labeled": "first:8", "validation": None, "testing": f"last:{len(test)}"}
+        source.splits = {"labeled": "8", "validation": None, "testing": str(len(test))}
     else:
-        source.splits = {"labeled": "first:8", "validation": "last:10", "testing": "last:10:10"}
+        source.splits = {"labeled": "8", "validation": "10", "testing": "10"}
         source.notes.append("no test.list and not all of UA-MT's test cases: the last 10 of train.list are for "
                             "validation, the 10 before them for testing; results do not compare with tables.")
 

@@ -54,7 +54,7 @@ def find(src: Path) -> Source:
     if unknown := [f"PANCREAS_{number:04d}" for number in series if number not in {*train, *test}]:
         notes.append(f"{named(unknown)} not in the published split left out.")
     cases = [Case(f"PANCREAS_{n:04d}", series[n], labels[n], f"PANCREAS_{n:04d}") for n in train + test]
-    splits = {"labeled": f"first:{LABELED}", "validation": None, "testing": f"last:{len(test)}"}
+    splits = {"labeled": str(LABELED), "validation": None, "testing": str(len(test))}
     return Source(["background", "pancreas"], cases, splits, published=True, notes=notes, convert=_convert,
                   overlays=["configs/datasets/pancreas_ct.json"])
 

@@ -120,11 +120,11 @@ def _is_finished(out: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def _split(source: Source, wanted: Mapping[str, str | None], seed: int) -> dict[str, list[str]]:
-    """Case ids by split. In a published order a number is a position: the tables' "8 labels" are its first eight."""
+    """Case ids by split. In a published order a number is a position: the tables' "8 labels" are its first eight, the
+    test cases its last ones, and the validation cases those before them."""
     specs = {key: wanted[key] or source.splits[key] for key in wanted}
     if source.published:
-        held_out = wanted["testing"] or source.splits["testing"] or "0"
-        skip = held_out.split(":")[1] if held_out.startswith("last:") else held_out if held_out.isdecimal() else 0
+        skip = specs["testing"] if specs["testing"] and specs["testing"].isdecimal() else "0"
         position = {"labeled": "first:{}", "validation": f"last:{{}}:{skip}", "testing": "last:{}"}
         specs = {key: position[key].format(spec) if spec and spec.isdecimal() else spec for key, spec in specs.items()}
     patients = {case.case: case.patient or case.case for case in source.cases}
