@@ -76,6 +76,7 @@ def test_an_unsound_scan_leaves_no_datalist(src, tmp_path, files, capsys):
     message = capsys.readouterr().err
     assert "C03.nii.gz is constant" in message and "--no-check" in message and "Traceback" not in message
     assert not (tmp_path / "out/datalist.json").exists()
+    assert "remove the files named, repair what they were converted from" in message
     assert main(["import", "la", str(src), str(tmp_path / "out"), "--no-check"]) == 0
 
 

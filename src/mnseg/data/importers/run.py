@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -176,8 +177,11 @@ def _checked(source: Source, datalist: Mapping[str, Any], progress: bool) -> lis
     report = check_datalist(datalist, check_hidden=True, progress=progress, allow_empty_unlabeled=True)
     if report.errors:
         more = f"\n  … and {len(report.errors) - LIMIT} more" if len(report.errors) > LIMIT else ""
-        raise UserError("no datalist was written, since " + report.summary() + "; repair or remove the files, or write "
-                        "it anyway with --no-check:" + "".join(f"\n  {e}" for e in report.errors[:LIMIT]) + more)
+        remedy = "repair the files"
+        if source.convert:
+            remedy = "remove the files named, repair what they were converted from"
+        raise UserError(f"no datalist was written, since {report.summary()}; {remedy} and import again, or write it "
+                        "anyway with --no-check:" + "".join(f"\n  {e}" for e in report.errors[:LIMIT]) + more)
     return report.warnings
 
 
@@ -193,4 +197,5 @@ def _command(source: Source, out: Path, name: str) -> str | None:
     if source.describe:
         configs.append(str(out / OVERLAY))  # last, since it knows the data better than the recipe
     files = ",".join(f"'{config}'" for config in configs)
-    return f'python -m monai.bundle run --config_file "[{files}]" --dataset_dir {out} --run_dir runs/{name}'
+    places = f"--dataset_dir {shlex.quote(str(out))} --run_dir runs/{name}"
+    return f'python -m monai.bundle run --config_file "[{files}]" {places}'
