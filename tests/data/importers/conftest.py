@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ def write_nrrd(path: Path, voxels: np.ndarray, origin=(10.0, -20.0, 30.0), spaci
 def write_series(folder: Path, voxels: np.ndarray, origin=(-50.0, -60.0, -70.0), spacing=(2.0, 2.0, 3.0)) -> None:
     """A CT series of ``voxels`` (x, y, z) in LPS, one file a slice; file names run against the slices' positions."""
     folder.mkdir(parents=True)
+    before = locale.setlocale(locale.LC_ALL)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for z in range(voxels.shape[2]):
@@ -47,6 +49,7 @@ def write_series(folder: Path, voxels: np.ndarray, origin=(-50.0, -60.0, -70.0),
             piece.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"1-{voxels.shape[2] - z:03d}.dcm"))
         writer.Execute(piece)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM's writer leaves the "C" locale, in which later tests read no UTF-8
 
 
 def save_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> None:
