@@ -28,7 +28,10 @@ BROUGHT_BY = {
     "huggingface_hub": "transformers",
     "peft": "peft",
     "pydicom": "pydicom",
+    "PIL": "matplotlib",
 }
+# Imported where they are needed only, with a sentence when they are missing: import name -> extra.
+OPTIONAL = {"h5py": "import"}
 
 
 def _setup_cfg() -> ConfigParser:
@@ -55,9 +58,15 @@ def test_every_folder_with_code_is_a_package() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
 def test_imported_libraries_are_required(path: Path) -> None:
     required = _setup_cfg()["options"]["install_requires"]
-    third_party = _imports(path) - set(sys.stdlib_module_names) - {"mnseg"}
+    third_party = _imports(path) - set(sys.stdlib_module_names) - {"mnseg"} - OPTIONAL.keys()
     assert not third_party - BROUGHT_BY.keys()
     assert all(BROUGHT_BY[name] in required for name in third_party)
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_optional_libraries_are_extras_that_the_tests_install(name: str) -> None:
+    extras = _setup_cfg()["options.extras_require"]
+    assert name in extras[OPTIONAL[name]] and name in extras["test"]
 
 
 def test_tensorboard_is_required_because_torch_imports_it_lazily() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnseg._version import __version__
+from mnseg.data.importers import NAMES as IMPORTERS
 from mnseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_datalist(commands)
     _add_check(commands)
+    _add_import(commands)
     _add_phantom(commands)
     report = commands.add_parser("report", help="show a run in pictures, as one HTML page")
     report.set_defaults(run=_run_report)
@@ -139,6 +141,63 @@ def _run_datalist(args: argparse.Namespace) -> int:
                             "above, or write the datalist anyway with --no-check.")
     path = write_datalist(built.datalist, args.output)
     print(f"{path}: " + ", ".join(f"{len(built.datalist[split])} {split}" for split in SPLITS))
+    return 0
+
+
+_IMPORT_HELP = """
+NAME, and what SRC must hold
+  la           CASE/lgemri.nrrd and CASE/laendo.nrrd (challenge), CASE/mri_norm2.h5
+               (UA-MT), or images/ and labels/ in NIfTI; train.list and test.list
+  pancreas_ct  PANCREAS_0001, … with DICOM files; label0001.nii.gz, …
+  decathlon    dataset.json with imagesTr/ and labelsTr/; any task
+  kvasir       images/ and masks/; train.txt and val.txt
+  covid_qu_ex  Lung Segmentation Data/ with Train/, Val/ and Test/
+
+WHICH is as in `mnseg datalist --help`, by default the field's split. Where that
+comes from published lists, N means the first N of them for --labeled and the
+last N for the others; elsewhere N cases are drawn by --seed.
+
+Stopped midway, the same command continues.
+
+example
+  mnseg import la "2018LA_Seg_Training Set" data/la --labeled 4
+"""
+
+
+def _add_import(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "import",
+        help="make a datalist from a public data set as it is downloaded",
+        description="Find a public data set in a folder, convert what must be converted, split it as the field does, "
+                    "check it, write OUT/datalist.json.",
+        epilog=_IMPORT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", choices=IMPORTERS, help="the data set: " + ", ".join(IMPORTERS))
+    parser.add_argument("source", metavar="SRC", help="the folder it was downloaded to")
+    parser.add_argument("output", metavar="OUT", help="the folder to write to")
+    for option, split in (("labeled", "labeled"), ("validation", "validation"), ("test", "testing")):
+        parser.add_argument(f"--{option}", dest=split, metavar="WHICH", help="default: the field's split")
+    parser.add_argument("--seed", type=int, default=0, help="for drawn cases (default: 0)")
+    parser.add_argument("--keep-hidden", action="store_true", help="name the labels of unlabeled cases, only to log "
+                                                                   "the Dice of pseudo-labels")
+    parser.add_argument("--check", action=argparse.BooleanOptionalAction, default=True,
+                        help="read all files before the datalist is written (default: yes)")
+    parser.set_defaults(run=_run_import)
+
+
+def _run_import(args: argparse.Namespace) -> int:
+    from mnseg.data.importers.run import import_dataset
+
+    imported = import_dataset(args.name, args.source, args.output, args.labeled, args.validation, args.testing,
+                              args.seed, args.keep_hidden, args.check, progress=True)
+    for note in imported.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for finding in imported.findings:
+        print(finding, file=sys.stderr)
+    print(f"{imported.path}: " + ", ".join(f"{count} {split}" for split, count in imported.counts.items()))
+    if imported.command:
+        print(f"train with:\n  {imported.command}")
     return 0
 
 

@@ -14,7 +14,7 @@ from mnseg.data.splits import choose_splits, named, read_case_list
 from mnseg.data.volume_io import list_volumes
 from mnseg.errors import UserError
 
-__all__ = ["BuiltDatalist", "build_datalist"]
+__all__ = ["BuiltDatalist", "build_datalist", "gaps"]
 
 PathLike = str | os.PathLike
 
@@ -85,7 +85,7 @@ def build_datalist(
     for split in ("labeled", "unlabeled", "validation", "testing"):
         extra = ("hidden_label", hidden_files) if split == "unlabeled" else ("label", label_files)
         datalist[split] = [_item(case, image_files[case], *extra, patients, undrawn) for case in splits[split]]
-    return BuiltDatalist(datalist, notes + _gaps(datalist))
+    return BuiltDatalist(datalist, notes + gaps(datalist))
 
 
 def _item(
@@ -111,7 +111,7 @@ def _unpaired(labels: dict[str, Path], images: dict[str, Path], folder: PathLike
     return [f"{named(lonely)} with a label in {folder} but no image of that name: ignored."] if lonely else []
 
 
-def _gaps(datalist: dict[str, Any]) -> list[str]:
+def gaps(datalist: dict[str, Any]) -> list[str]:
     hints = {
         "labeled": "training needs at least one.",
         "unlabeled": "co-training needs some; training stops unless allow_empty_unlabeled is set.",
