@@ -154,7 +154,7 @@ def _lora_ranks(network: nn.Module, heads: Sequence[str], rank: int) -> dict[str
         # torch's own MultiheadAttention uses the weights of its Linear without calling it: an adapter would be idle.
         if name in heads or name.startswith(skipped + attention):
             continue
-        # Exact classes: BiT's convolutions standardize their weights in every call, no adapter could be merged into them.
+        # Exact classes: BiT's convolutions standardize their weights in every call: merging would change the result.
         if type(m) is nn.Linear:
             ranks[name] = min(rank, m.in_features, m.out_features)
         elif type(m) is nn.Conv2d and m.kernel_size == (1, 1) and m.dilation == (1, 1) and m.groups == 1:
