@@ -13,7 +13,7 @@ from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
 from mnseg.errors import UserError
-from mnseg.networks import hub, segmenters
+from mnseg.networks import hub, pretrained, segmenters
 from mnseg.networks.build import build_slice_network
 from mnseg.networks.input_normalization import IMAGENET_MEAN
 from mnseg.networks.licenses import NVIDIA_LICENSE, is_restrictive, license_of
@@ -130,8 +130,8 @@ def test_empty_directory_and_unreachable_hub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["/nowhere/weights", "./weights", "weights/of/mine", "~/weights"])
 def test_a_directory_that_does_not_exist_is_not_looked_for_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(module, "cached_file", None)
-    monkeypatch.setattr(module.AutoConfig, "from_pretrained", None)
+    monkeypatch.setattr(hub, "cached_file", None)
+    monkeypatch.setattr(pretrained.AutoConfig, "from_pretrained", None)
     with pytest.raises(UserError, match=f"directory {name} does not exist"):
         load_segmenter(name, 3)
 
