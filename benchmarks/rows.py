@@ -50,7 +50,8 @@ def ablation_of(row: str) -> str | None:
 def train_command(row: str, run_dir: Path, args: argparse.Namespace) -> list[str]:
     """The command that trains a row; it runs in the repository's folder.
 
-    ``--extra`` comes as an overlay before the row's own, so that it cannot change what makes the row.
+    ``--extra`` comes as an overlay before the row's own, so that it cannot change what makes the row; nor does
+    ``--weights`` where the row names a 2D network.
     """
     ablation = ablation_of(row)
     overlays = [PROTOCOLS[args.dataset].overlay, str(args.recipe)]
@@ -61,8 +62,10 @@ def train_command(row: str, run_dir: Path, args: argparse.Namespace) -> list[str
         "run_dir": run_dir,
         "dataset_dir": args.folder,
         "data_list_file_path": args.datalist,
-        "model_2d": args.weights,
     }
+    # The command line would win over a row that names a 2D network of its own.
+    if ablation is None or "model_2d" not in json.loads((ROOT / ablation).read_text()):
+        options["model_2d"] = args.weights
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
     return command + [text for key, value in options.items() for text in (f"--{key}", str(value))]
 

@@ -16,7 +16,7 @@ from mnseg.engines.stages import ROLES
 from mnseg.errors import UserError, show_user_errors_plainly
 from mnseg.handlers.lrg_sampling import MODES
 from mnseg.networks.adaptation import STRATEGIES
-from mnseg.networks.pretrained import license_of
+from mnseg.networks.licenses import license_of
 
 __all__ = ["MODEL_KEYS", "config_text", "model_overlay", "refuse_unknown_keys", "require_choices", "unknown_keys"]
 

@@ -127,6 +127,8 @@ def test_extra_settings_cannot_undo_what_makes_a_row(tmp_path):
     names = [Path(name).name for name in ast.literal_eval(files)]
     assert names == ["train.json", "la.json", "cpu.json", "extra.json", "uniform.json"]
     assert "--sampling" not in command
+    assert "--model_2d" in command
+    assert "--model_2d" not in rows.train_command("resunet50", tmp_path, args)  # the row names its own
     with pytest.raises(UserError, match="no row 'nonsense'"):
         rows.train_command("nonsense", tmp_path, args)
 

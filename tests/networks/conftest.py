@@ -16,7 +16,7 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
-from mnseg.networks.pretrained import _tiny_segformer_config
+from mnseg.networks.segmenters import tiny_segformer_config
 
 OLD_CLASSES = 5
 
@@ -46,7 +46,7 @@ def _upernet() -> UperNetForSemanticSegmentation:
 
 
 def _segformer() -> SegformerForSemanticSegmentation:
-    return SegformerForSemanticSegmentation(_tiny_segformer_config(OLD_CLASSES))
+    return SegformerForSemanticSegmentation(tiny_segformer_config(OLD_CLASSES))
 
 
 @pytest.fixture(scope="package", autouse=True)

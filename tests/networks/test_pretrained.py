@@ -13,9 +13,11 @@ from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
 from mnseg.errors import UserError
-from mnseg.networks import pretrained as module
+from mnseg.networks import hub, pretrained, segmenters
 from mnseg.networks.build import build_slice_network
-from mnseg.networks.pretrained import is_restrictive, license_of, load_segmenter
+from mnseg.networks.input_normalization import IMAGENET_MEAN
+from mnseg.networks.licenses import NVIDIA_LICENSE, is_restrictive, license_of
+from mnseg.networks.pretrained import load_segmenter
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_no_normalisation_and_no_rescaling(segformer):
 
 def test_missing_preprocessor_means_imagenet_with_a_warning(segformer, caplog):
     (segformer / "preprocessor_config.json").unlink()
-    assert load_segmenter(str(segformer), 3).mean == module.IMAGENET_MEAN
+    assert load_segmenter(str(segformer), 3).mean == IMAGENET_MEAN
     assert "preprocessor_config.json" in caplog.text
 
 
@@ -121,15 +123,15 @@ def test_not_a_segmenter(tmp_path):
 def test_empty_directory_and_unreachable_hub(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"config\.json"):
         load_segmenter(str(tmp_path), 3)
-    monkeypatch.setattr(module, "_hub_reachable", lambda: False)
+    monkeypatch.setattr(hub, "hub_reachable", lambda: False)
     with pytest.raises(UserError, match="give a local directory"):
         load_segmenter("nobody/has-this-model", 3)
 
 
 @pytest.mark.parametrize("name", ["/nowhere/weights", "./weights", "weights/of/mine", "~/weights"])
 def test_a_directory_that_does_not_exist_is_not_looked_for_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(module, "cached_file", None)
-    monkeypatch.setattr(module.AutoConfig, "from_pretrained", None)
+    monkeypatch.setattr(hub, "cached_file", None)
+    monkeypatch.setattr(pretrained.AutoConfig, "from_pretrained", None)
     with pytest.raises(UserError, match=f"directory {name} does not exist"):
         load_segmenter(name, 3)
 
@@ -162,7 +164,7 @@ def test_restrictive_licence_warns_once(segformer):
 @pytest.mark.parametrize(
     ("licence", "expected"),
     [("apache-2.0", False), ("mit", False), (None, False), ("cc-by-nc-sa-4.0", True), ("other", True)]
-    + [(module.NVIDIA_LICENSE, True), ("cc-by-4.0", False)],
+    + [(NVIDIA_LICENSE, True), ("cc-by-4.0", False)],
 )
 def test_which_licences_restrict(licence, expected):
     assert is_restrictive(licence) is expected
@@ -179,7 +181,7 @@ def test_mobilenet_momentum_and_input_range(model_dir):
 def test_dropping_the_unread_layer_keeps_the_logits(model_dir, monkeypatch):
     x = torch.randn(1, 3, 48, 40)
     trimmed = load_segmenter(model_dir, 21).model.eval()
-    monkeypatch.setattr(module, "_drop_unused", lambda model: None)
+    monkeypatch.setattr(segmenters, "_drop_unused", lambda model: None)
     full = load_segmenter(model_dir, 21).model.eval()
     with torch.no_grad():
         torch.testing.assert_close(trimmed(x).logits, full(x).logits)

@@ -120,6 +120,18 @@ def test_padding_does_not_shift_the_logits():
     torch.testing.assert_close(identity_input(min_size=32, size_multiple=8)(x), x)
 
 
+def test_a_fixed_square_keeps_the_proportions_of_a_slice():
+    """12 x 8 in a square of 24: doubled to 24 x 16, eight columns of padding, logits back on the slice."""
+    x = torch.linspace(-1, 1, 12).view(1, 1, 12, 1, 1).expand(1, 3, 12, 8, 2).contiguous()
+    net = identity_input(image_size=24, slice_scale=3.0)
+    out = net(x)
+    seen = net.network_2d.seen
+    assert seen.shape == (2, 3, 24, 24)
+    torch.testing.assert_close(seen[..., :16], F.interpolate(x[..., 0], (24, 16), mode="bilinear").expand(2, 3, 24, 16))
+    assert torch.equal(seen[..., 16:], seen[..., 15:16].expand(2, 3, 24, 8))
+    torch.testing.assert_close(out[:, :, 2:-2], x[:, :, 2:-2], atol=1e-6, rtol=0)
+
+
 def test_slice_scale_enlarges_what_the_network_sees():
     net = identity_input(slice_scale=2.0)
     net(torch.randn(1, 1, 10, 7, 2))

@@ -50,7 +50,7 @@ def adapt(
 ) -> nn.Module:
     """Make a 2D network ready for fine-tuning, in place.
 
-    - ``lora``: low-rank adapters on every Linear and every undilated, ungrouped 1x1 convolution of the encoder;
+    - ``lora``: low-rank adapters on every plain Linear and undilated, ungrouped 1x1 convolution of the encoder;
       all its one-dimensional parameters (biases, norm gains and shifts, layer scales) train too, as in the released
       code of M&N; so does everything outside the encoder (decode head, new last layer).
     - ``decoder``: everything outside the encoder trains, the encoder is frozen.
@@ -154,9 +154,10 @@ def _lora_ranks(network: nn.Module, heads: Sequence[str], rank: int) -> dict[str
         # torch's own MultiheadAttention uses the weights of its Linear without calling it: an adapter would be idle.
         if name in heads or name.startswith(skipped + attention):
             continue
-        if isinstance(m, nn.Linear):
+        # Exact classes: BiT's convolutions standardize their weights in every call: merging would change the result.
+        if type(m) is nn.Linear:
             ranks[name] = min(rank, m.in_features, m.out_features)
-        elif isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.dilation == (1, 1) and m.groups == 1:
+        elif type(m) is nn.Conv2d and m.kernel_size == (1, 1) and m.dilation == (1, 1) and m.groups == 1:
             ranks[name] = max(1, min(rank, min(m.in_channels, m.out_channels) // 4))
     return ranks
 

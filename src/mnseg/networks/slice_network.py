@@ -38,7 +38,9 @@ class SliceNetwork(nn.Module):
         slice_context: 1 repeats a slice as three channels, 3 gives slices d-1, d, d+1 (edges repeated).
         chunk_size: at most this many slices go through the network at once.
         min_size, size_multiple: slices are padded at the end (edge values) to at least / to a multiple of this.
-        image_size: edge of the square that the network insists on; slices are resized to it. None: any size.
+        image_size: edge of the square that the network insists on. Slices are resized, both axes alike, so that their
+            longer side has this size, then padded to the square; slice_scale and min_size play no part. None: any
+            size.
         intensity_scale, intensity_shift: see above.
         checkpoint: recompute each chunk's activations in the backward pass: memory is then bounded by chunk_size in
             training too, for about a third more time.
@@ -147,13 +149,14 @@ class SliceNetwork(nn.Module):
         return _resize(logits, size)
 
     def _fit(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int] | None]:
-        """Enlarge, then pad or resize to what the network takes; the size before padding, None if not padded."""
-        if self.image_size is not None:
-            return _resize(x, (self.image_size, self.image_size)), None
-        x = _resize(x, [max(1, round(s * self.slice_scale)) for s in x.shape[-2:]])
+        """Resize, then pad to what the network takes; the size before padding, None if not padded."""
+        edge = self.image_size
+        scale = self.slice_scale if edge is None else edge / max(x.shape[-2:])
+        x = _resize(x, [max(1, round(s * scale)) for s in x.shape[-2:]])
         h, w = x.shape[-2:]
         multiple = self.size_multiple or 1
-        pad_h, pad_w = (math.ceil(max(s, self.min_size) / multiple) * multiple - s for s in (h, w))
+        padded = (edge or math.ceil(max(s, self.min_size) / multiple) * multiple for s in (h, w))
+        pad_h, pad_w = (wanted - s for wanted, s in zip(padded, (h, w), strict=True))
         if pad_h == 0 and pad_w == 0:
             return x, None
         return F.pad(x, (0, pad_w, 0, pad_h), mode="replicate"), (h, w)
