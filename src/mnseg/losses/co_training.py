@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mnseg.losses.reduction import joint_count
 from mnseg.losses.pseudo_label import PseudoLabelLoss
+from mnseg.losses.reduction import joint_count
 from mnseg.losses.supervised import SupervisedLoss
 
 __all__ = ["CoTrainingLoss", "LossParts"]
