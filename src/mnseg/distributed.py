@@ -23,6 +23,7 @@ __all__ = [
     "from_main_process",
     "gather",
     "handlers_of_this_process",
+    "is_local_main",
     "local_device",
     "num_processes",
     "rank",
@@ -49,6 +50,11 @@ def rank() -> int:
 def num_processes() -> int:
     """Processes that train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_local_main() -> bool:
+    """Whether this is the first process of its machine."""
+    return num_processes() == 1 or int(os.environ.get("LOCAL_RANK", rank())) == 0
 
 
 def local_device() -> torch.device:
