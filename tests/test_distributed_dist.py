@@ -31,7 +31,7 @@ def test_an_error_ends_all_and_is_said_once(tmp_path, failing):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, str(tmp_path / "script.py"), failing], capture_output=True, text=True, timeout=60,
+        [*command, str(tmp_path / "script.py"), failing], capture_output=True, text=True, timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 1

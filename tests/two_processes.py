@@ -23,7 +23,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["mnseg.engines", "mnseg.handlers", "monai.bundle", "mnseg.networks.build", "two_processes"])
 
 
-def run_both(function: Callable[..., Any], *args: Any, timeout: float = 60) -> list[Any]:
+def run_both(function: Callable[..., Any], *args: Any, timeout: float = 150) -> list[Any]:
     """What ``function(rank, *args)`` returns in either process; plain values or numpy, no tensors.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import logging
 import os
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import monai
+import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, MetaTensor
 from monai.transforms import Compose
@@ -145,15 +148,32 @@ class DiskCacheDataset(Dataset):
 
 
 def _describe(transform: Compose) -> str:
-    """Classes and settings of all transforms, with the versions of the code behind them."""
+    """Digest of the classes and settings of all transforms, and of the versions of the code behind them."""
     try:
-        content = pickle.dumps([transform.flatten().transforms, monai.__version__, __version__])
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        text = json.dumps([transform.flatten().transforms, monai.__version__, __version__], default=_parts, sort_keys=True)
+    except (TypeError, ValueError) as error:
         raise UserError(
             f"The transforms under 'load' cannot be told apart from others ({error}): set cache_dir to null, or use "
-            "named functions in place of lambdas."
+            "named functions and no random transforms there."
         ) from error
-    return sha256(content).hexdigest()
+    return sha256(text.encode()).hexdigest()
+
+
+def _parts(value: Any) -> Any:
+    """What JSON does not know. (A pickle's bytes would depend on which equal strings are one object.)"""
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, type) or inspect.isroutine(value):
+        text = f"{value.__module__}.{value.__qualname__}"
+    elif isinstance(value, (np.ndarray, torch.Tensor)):
+        return [str(value.dtype), value.tolist()]
+    elif hasattr(value, "__dict__"):
+        return [type(value), vars(value)]
+    else:
+        text = repr(value)
+    if "<" in text or " at 0x" in text:
+        raise ValueError(text)
+    return text
 
 
 def _key(item: Mapping[str, Any], described: str) -> str:
