@@ -78,7 +78,8 @@ def timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float, float]:
 
 def measure(folder: Path, items: list[dict[str, str]], epochs: int, size: int, cache_dir: str | None) -> dict[str, Any]:
     """One pool: the check, the preparation of all scans, memory, and the median epoch."""
-    datalist = {"labeled": items[:LABELED], "unlabeled": [{"image": i["image"]} for i in items[LABELED:]], "validation": []}
+    unlabeled = [{"image": item["image"]} for item in items[LABELED:]]
+    datalist = {"labeled": items[:LABELED], "unlabeled": unlabeled, "validation": []}
     (folder / "datalist.json").write_text(json.dumps(datalist))
     with tempfile.TemporaryDirectory() as run_dir:
         workflow = open_bundle(

@@ -20,7 +20,7 @@ from mnseg.distributed import start_process_group, stop_process_group
 # A server that has imported torch and MONAI once forks the processes: seconds faster than starting them anew, and,
 # unlike a fork of the test process, without its threads.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mnseg.engines", "mnseg.handlers", "monai.bundle", "mnseg.networks.build", "two_processes"])
+CONTEXT.set_forkserver_preload(["mnseg.engines", "mnseg.handlers", "two_processes"])
 
 
 def run_both(function: Callable[..., Any], *args: Any, timeout: float = 150) -> list[Any]:

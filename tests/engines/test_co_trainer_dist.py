@@ -12,7 +12,6 @@ from ignite.engine import Events
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from two_processes import run_both
 
 from mnseg.data.collate import collate_mixed
 from mnseg.data.lrg_sampler import LRGBatchSampler
@@ -21,13 +20,15 @@ from mnseg.engines import CoTrainer
 from mnseg.engines.co_trainer import NonFiniteLossError
 from mnseg.engines.training_state import TrainingState
 from mnseg.handlers import CheckpointHandler, EpochSeedHandler, LRGSamplingHandler, ResumeHandler, TwoStageLRHandler
+from two_processes import run_both
 
 LABELED, UNLABELED, STAGE_1, STAGE_2, EPOCH_LENGTH = 5, 9, 2, 6, 2
 
 
 def plain_network() -> nn.Module:
     """Nothing that depends on the other items of a batch or on chance."""
-    return nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4, affine=True), nn.ReLU(), nn.Conv3d(4, 3, 1))
+    norm = nn.InstanceNorm3d(4, affine=True)
+    return nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), norm, nn.ReLU(), nn.Conv3d(4, 3, 1))
 
 
 def noisy_network() -> nn.Module:

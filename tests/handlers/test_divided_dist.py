@@ -12,14 +12,22 @@ from ignite.engine import Engine
 from monai.data import DataLoader, Dataset
 from monai.inferers import SimpleInferer
 from monai.transforms import AsDiscreted
-from two_processes import run_both
 
 from mnseg.data.pseudo_foreground import PseudoForeground
 from mnseg.distributed import from_main_process, gather, handlers_of_this_process, rank
 from mnseg.engines import dice_evaluator
 from mnseg.errors import UserError
-from mnseg.handlers import CheckpointHandler, CoValidationHandler, HistoryHandler, ModelOverlayHandler
-from mnseg.handlers import ProgressHandler, PseudoForegroundHandler, ResumeHandler, SaveModelHandler
+from mnseg.handlers import (
+    CheckpointHandler,
+    CoValidationHandler,
+    HistoryHandler,
+    ModelOverlayHandler,
+    ProgressHandler,
+    PseudoForegroundHandler,
+    ResumeHandler,
+    SaveModelHandler,
+)
+from two_processes import run_both
 
 
 class Threshold(torch.nn.Module):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from monai.losses import DiceLoss
-from two_processes import run_both
 
 from mnseg.distributed import rank
 from mnseg.losses import CoTrainingLoss, PseudoLabelLoss
+from two_processes import run_both
 
 LOGITS = torch.linspace(-2, 2, 8 * 3 * 8).sin().view(8, 3, 2, 2, 2) * 3
 LABEL = (torch.arange(4 * 8) % 3).view(4, 1, 2, 2, 2)

@@ -61,7 +61,8 @@ class CheckMemory:
         try:
             atomic_write(self.path, lambda path: path.write_text(text, encoding="utf-8"))
         except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror}): set cache_dir to another folder.") from error
+            message = f"{self.path} cannot be written ({error.strerror}): set cache_dir to another folder."
+            raise UserError(message) from error
 
     def _key(self, split: str, item: Mapping[str, Any]) -> str | None:
         """None where a file is missing, which every check must find anew."""

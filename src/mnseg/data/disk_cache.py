@@ -150,7 +150,8 @@ class DiskCacheDataset(Dataset):
 def _describe(transform: Compose) -> str:
     """Digest of the classes and settings of all transforms, and of the versions of the code behind them."""
     try:
-        text = json.dumps([transform.flatten().transforms, monai.__version__, __version__], default=_parts, sort_keys=True)
+        content = [transform.flatten().transforms, monai.__version__, __version__]
+        text = json.dumps(content, default=_parts, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"The transforms under 'load' cannot be told apart from others ({error}): set cache_dir to null, or use "

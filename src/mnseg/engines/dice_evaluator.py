@@ -29,7 +29,8 @@ class _OwnCases:
         self.values = []
 
     def __call__(self, y_pred: Sequence[Tensor], y: Sequence[Tensor]) -> None:
-        self.values += [compute_dice(p[None], t[None], include_background=False) for p, t in zip(y_pred, y, strict=True)]
+        for p, t in zip(y_pred, y, strict=True):
+            self.values.append(compute_dice(p[None], t[None], include_background=False))
 
     def get_buffer(self) -> Tensor:
         return torch.cat(self.values)
@@ -41,9 +42,9 @@ class _OwnCases:
 def dice_evaluator(
     device: torch.device | str, data_loader: DataLoader, network: nn.Module, inferer: Inferer, postprocessing: Callable
 ) -> SupervisedEvaluator:
-    """``SupervisedEvaluator`` whose key metric is MONAI's mean Dice over the foreground classes, for the cases of this process.
+    """``SupervisedEvaluator`` whose key metric is MONAI's mean Dice over the foreground classes.
 
-    It is computed on the training grid (after orientation and spacing); evaluate.json measures on the scan's own grid.
+    It is the mean over the cases of this process and is computed on the training grid (after orientation and spacing); evaluate.json measures on the scan's own grid.
     """
     metric = IgniteMetricHandler(_OwnCases(), output_transform=from_engine(["pred", "label"]))
     return SupervisedEvaluator(

@@ -21,8 +21,8 @@ class CoValidationHandler:
     """Run evaluators every ``interval`` epochs and in the last one; publish their key metrics.
 
     ``engine.state.validation`` holds the values measured in this very epoch, by name (say ``val_dice_3d``), and is
-    empty in the other epochs. Attach it before the handlers that write them down. Several processes measure their own cases
-    each, one of them perhaps none; all get the mean over the cases of all.
+    empty in the other epochs. Attach it before the handlers that write them down. Several processes measure their own
+    cases each, one of them perhaps none; all get the mean over the cases of all.
 
     Args:
         evaluators: name -> evaluator with a key metric; those without data are left out.

@@ -18,9 +18,9 @@ __all__ = ["EpochSeedHandler"]
 class EpochSeedHandler:
     """Seed torch, the sampler and the random transforms anew at the start of every epoch.
 
-    What an epoch draws depends on ``(seed, epoch)`` alone, and on the process where several train together. A run that continues from a checkpoint therefore draws what
-    the unbroken run would have drawn, and no generator's state has to be stored. Attach it before other handlers that
-    draw.
+    What an epoch draws depends on ``(seed, epoch)`` alone, and on the process where several train together. A run that
+    continues from a checkpoint therefore draws what the unbroken run would have drawn, and no generator's state has to
+    be stored. Attach it before other handlers that draw.
 
     Args:
         seed: seed of the run.
