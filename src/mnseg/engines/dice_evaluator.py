@@ -44,7 +44,8 @@ def dice_evaluator(
 ) -> SupervisedEvaluator:
     """``SupervisedEvaluator`` whose key metric is MONAI's mean Dice over the foreground classes.
 
-    It is the mean over the cases of this process and is computed on the training grid (after orientation and spacing); evaluate.json measures on the scan's own grid.
+    It is the mean over the cases of this process, computed on the training grid (after orientation and spacing);
+    evaluate.json measures on the scan's own grid.
     """
     metric = IgniteMetricHandler(_OwnCases(), output_transform=from_engine(["pred", "label"]))
     return SupervisedEvaluator(
