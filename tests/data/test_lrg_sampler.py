@@ -152,3 +152,27 @@ def test_bad_settings():
     with pytest.raises(ValueError, match="does not fit"):
         list(without)
     assert list(LRGBatchSampler([0], [], 2, 1)) == [[0, 0]]
+
+
+@pytest.mark.parametrize("b_u", [0, 1, 3])
+def test_processes_divide_one_joint_batch(b_u):
+    """Two processes with B = 4 draw together what one process with B = 8 draws."""
+    whole = LRGBatchSampler(LABELED, UNLABELED, 8, 30)
+    parts = [LRGBatchSampler(LABELED, UNLABELED, 4, 30, rank=rank, world_size=2) for rank in (0, 1)]
+    for drawn, number in ((whole, 2 * b_u), (parts[0], b_u), (parts[1], b_u)):
+        drawn.num_unlabeled = number
+        drawn.set_epoch(5)
+    for joint, first, second in zip(whole, *parts, strict=True):
+        assert len(first) == len(second) == 4
+        for part in (first, second):
+            assert [index in LABELED for index in part] == [True] * (4 - b_u) + [False] * b_u
+        assert sorted(first + second) == sorted(joint)
+        assert len(set(first + second)) == 8, "disjoint"
+
+
+def test_no_case_twice_in_a_batch_unless_the_pool_is_smaller():
+    drawn = LRGBatchSampler(range(5), [], 4, 500)
+    assert all(len(set(batch)) == 4 for batch in drawn)
+    counts = [Counter(batch) for batch in LRGBatchSampler(range(3), [], 8, 50)]
+    assert all(sorted(count.values()) == [2, 3, 3] for count in counts)
+    assert Counter(i for batch in drawn for i in batch) == dict.fromkeys(range(5), 400)

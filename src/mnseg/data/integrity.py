@@ -13,7 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mnseg.data.case_check import CaseResult, Finding, check_case
+from mnseg.data.case_check import CaseResult, Finding
+from mnseg.data.check_memory import CheckMemory
 from mnseg.data.datalist import SPLITS, load_datalist, resolve_datalist
 from mnseg.data.ignored import with_ignored_masks, wrong_ignored
 from mnseg.data.outliers import peculiarities
@@ -74,6 +75,7 @@ def check_datalist(
     progress: bool = False,
     allow_empty_unlabeled: bool = False,
     in_channels: int | None = None,
+    cache_dir: str | os.PathLike | None = None,
 ) -> CheckReport:
     """Read every image and label once and report all defects.
 
@@ -87,6 +89,7 @@ def check_datalist(
         progress: show a progress bar when stderr is a terminal.
         allow_empty_unlabeled: say nothing about an "unlabeled" list without items.
         in_channels: channels that every scan must have; default: all the same number.
+        cache_dir: folder that remembers what was found, so that only new and changed files are read; None: all are.
 
     Raises:
         UserError: the datalist itself cannot be read. Defects of the scans are findings instead.
@@ -102,7 +105,9 @@ def check_datalist(
                                                  f"{num_classes} classes were asked for: make them agree."))
     num_classes = num_classes or (len(names) if names else None)
     items = [(split, item) for split in SPLITS for item in resolved.get(split, [])]
-    results = _check_cases(items, num_classes, check_hidden, jobs or min(4, os.cpu_count() or 1), progress)
+    memory = CheckMemory(cache_dir, num_classes, check_hidden)
+    results = _check_cases(items, memory, jobs or min(4, os.cpu_count() or 1), progress)
+    memory.save()
     findings += [finding for result in results for finding in result.findings]
     findings += [*_repeated_cases(results), *_repeated_content(results), *_shared_patients(items),
                  *_wrong_channels(results, in_channels), *_absent_classes(results, num_classes, names),
@@ -112,12 +117,12 @@ def check_datalist(
 
 
 def _check_cases(
-    items: list[tuple[str, Mapping[str, Any]]], num_classes: int | None, check_hidden: bool, jobs: int, progress: bool
+    items: list[tuple[str, Mapping[str, Any]]], memory: CheckMemory, jobs: int, progress: bool
 ) -> list[CaseResult]:
     """Run `check_case` on threads: decompression, hashing and NumPy release the interpreter lock."""
     pool = ThreadPoolExecutor(jobs)
     try:
-        results = pool.map(lambda pair: check_case(*pair, num_classes, check_hidden), items)
+        results = pool.map(lambda pair: memory.check(*pair), items)
         return list(tqdm(results, "checking", len(items), leave=False, disable=None if progress else True))
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C ends after the volumes in hand, not after all
@@ -229,6 +234,7 @@ def require_sound_datalist(
     min_labeled: int = 1,
     in_channels: int | None = None,
     class_names: Sequence[str] | None = None,
+    cache_dir: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Load and check a datalist for training; warnings are logged, errors stop.
 
@@ -236,6 +242,7 @@ def require_sound_datalist(
         batch_size: items per batch (B of Eq. 11); it must hold at least ``min_labeled`` labeled items.
         in_channels: channels that every scan must have, those of the network's input.
         class_names: names that "ignored" may use, where the datalist has no "class_names" itself.
+        cache_dir: see ``check_datalist``.
 
     Returns:
         The datalist with all of "labeled", "unlabeled", "validation", "testing" (possibly empty); absolute paths;
@@ -257,7 +264,7 @@ def require_sound_datalist(
         logger.warning('datalist %s has no case under "validation": the best model cannot be chosen.', path)
     _require_batch(batch_size, min_labeled)
     report = check_datalist(datalist, num_classes=num_classes, allow_empty_unlabeled=allow_empty_unlabeled,
-                            in_channels=in_channels)
+                            in_channels=in_channels, cache_dir=cache_dir)
     for finding in report.warnings:
         logger.warning("%s", finding)
     try:

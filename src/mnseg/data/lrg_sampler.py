@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -43,7 +44,11 @@ class LRGBatchSampler(Sampler[list[int]]):
 
     ``num_unlabeled`` (b_u) and ``uniform`` are set from outside, once an epoch, by ``LRGSamplingHandler``. What an
     epoch draws depends on ``(seed, epoch)`` alone, so that a continued run draws what the unbroken run would have.
-    Within an epoch a case comes back only after all others of its kind were drawn.
+    Within an epoch a case comes back only after all others of its kind were drawn, and a batch holds a case twice only
+    if it is larger than the pool.
+
+    With several processes each yields its part of a joint batch of ``world_size * B`` indices, which all of them draw:
+    ``b_l`` and ``b_u`` are the same everywhere, and the parts are disjoint as the indices of one batch are.
 
     Args:
         labeled: dataset indices of the labeled cases.
@@ -51,13 +56,22 @@ class LRGBatchSampler(Sampler[list[int]]):
         batch_size: ``B``.
         epoch_length: batches an epoch.
         seed: seed of the draw.
+        rank: number of this process.
+        world_size: number of processes.
 
     Raises:
         UserError: when there is no labeled case or ``batch_size`` is below 1.
     """
 
     def __init__(
-        self, labeled: Sequence[int], unlabeled: Sequence[int], batch_size: int, epoch_length: int, seed: int = 0
+        self,
+        labeled: Sequence[int],
+        unlabeled: Sequence[int],
+        batch_size: int,
+        epoch_length: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if not labeled:
             raise UserError("There is no labeled case: the datalist's 'labeled' list must name at least one.")
@@ -68,6 +82,8 @@ class LRGBatchSampler(Sampler[list[int]]):
         self.batch_size = batch_size
         self.epoch_length = epoch_length
         self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
         self.epoch = 0
         self.num_unlabeled = 0
         self.uniform = False
@@ -87,20 +103,42 @@ class LRGBatchSampler(Sampler[list[int]]):
         b_u = self.num_unlabeled
         if not 0 <= b_u <= self.batch_size or (b_u and not self.unlabeled):
             raise ValueError(f"num_unlabeled {b_u} does not fit B {self.batch_size} and {len(self.unlabeled)} cases")
-        labeled = _endless(self.labeled, rng)
-        unlabeled = _endless(self.unlabeled, rng)
+        labeled, unlabeled = _Passes(self.labeled, rng), _Passes(self.unlabeled, rng)
         for _ in range(self.epoch_length):
-            yield [next(labeled) for _ in range(self.batch_size - b_u)] + [next(unlabeled) for _ in range(b_u)]
+            yield self._part(labeled.take(self.world_size * (self.batch_size - b_u))) + self._part(
+                unlabeled.take(self.world_size * b_u)
+            )
+
+    def _part(self, indices: list[int]) -> list[int]:
+        return indices[self.rank :: self.world_size]
 
     def _uniform_batches(self, rng: np.random.Generator) -> Iterator[list[int]]:
         """All ``B`` from the whole pool: the ablation in which many batches hold no labeled case."""
         is_labeled = set(self.labeled)
-        stream = _endless(self.labeled + self.unlabeled, rng)
+        passes = _Passes(self.labeled + self.unlabeled, rng)
         for _ in range(self.epoch_length):
-            batch = [next(stream) for _ in range(self.batch_size)]
+            batch = self._part(passes.take(self.world_size * self.batch_size))
             yield sorted(batch, key=lambda index: index not in is_labeled)
 
 
-def _endless(indices: Sequence[int], rng: np.random.Generator) -> Iterator[int]:
-    while indices:
-        yield from (int(i) for i in rng.permutation(indices))
+class _Passes:
+    """Endless passes over indices, each in a new random order."""
+
+    def __init__(self, indices: Sequence[int], rng: np.random.Generator) -> None:
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.rng = rng
+        self.rest = self.indices[:0]
+
+    def take(self, count: int) -> list[int]:
+        """The next indices; where a new pass begins among them, those already taken come last in it."""
+        taken: list[int] = []
+        while len(taken) < count:
+            if not len(self.rest):
+                order = self.rng.permutation(self.indices)
+                times = Counter(taken)
+                # A pool may be large: without anything to avoid its order stays an array.
+                self.rest = np.array(sorted(order.tolist(), key=times.__getitem__)) if taken else order
+            wanted = count - len(taken)
+            taken += self.rest[:wanted].tolist()
+            self.rest = self.rest[wanted:]
+        return taken

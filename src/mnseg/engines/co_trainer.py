@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from mnseg.distributed import gather, share_buffers, unwrap
 from mnseg.engines.stages import ROLES, Role, stage_of, student_of, teacher_of
 from mnseg.errors import UserError
 from mnseg.losses import CoTrainingLoss, LossParts
+from mnseg.losses.reduction import joint_count
 
 __all__ = ["CoTrainer", "NonFiniteLossError"]
 
@@ -48,7 +51,8 @@ class CoTrainer(Trainer):
         max_epochs: epochs of both stages together.
         stage_1_epochs: epochs on labels alone.
         train_data_loader: yields the batches; its batch sampler's length must be ``epoch_length``.
-        network: the 3D network ``g``, ``(B, C, H, W, D) -> (B, K, H, W, D)`` logits.
+        network: the 3D network ``g``, ``(B, C, H, W, D) -> (B, K, H, W, D)`` logits; both networks may be wrapped in
+            ``DistributedDataParallel``: losses are then those of all processes' batches together.
         network_2d: the 2D network ``f``, lifted to the same signature by ``SliceNetwork``.
         optimizer: of ``network``.
         optimizer_2d: of ``network_2d``.
@@ -94,7 +98,7 @@ class CoTrainer(Trainer):
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
         _check_settings(max_epochs, stage_1_epochs, roles, micro_batch_size, amp_dtype)
-        if roles == "mean_teacher" and teacher_3d in (None, network):
+        if roles == "mean_teacher" and teacher_3d in (None, unwrap(network)):
             raise UserError("roles 'mean_teacher' needs an average: set ema_momentum (say 0.01) and ema_teacher true.")
         if slice_stride < 1:
             raise UserError(f"slice_stride is {slice_stride}; it must be at least 1 (every slice).")
@@ -108,7 +112,8 @@ class CoTrainer(Trainer):
         self.stage_1_epochs = stage_1_epochs
         self.networks = {"3d": network, "2d": network_2d}
         self.optimizers = {"3d": optimizer, "2d": optimizer_2d}
-        self.teachers = {"3d": network if teacher_3d is None else teacher_3d, "2d": network_2d}
+        # Teachers need no gradient, so none of what DistributedDataParallel adds.
+        self.teachers = {"3d": unwrap(network if teacher_3d is None else teacher_3d), "2d": unwrap(network_2d)}
         self.loss = CoTrainingLoss() if loss is None else loss
         self.roles = roles
         self.micro_batch_size = micro_batch_size
@@ -127,6 +132,8 @@ class CoTrainer(Trainer):
         self.state.unlabeled_seen = 0
         self.on_epoch_started(self)
         self.add_event_handler(Events.EPOCH_STARTED, self.on_epoch_started)
+        # Before any handler measures or saves: a continued run gives the first process's statistics to all.
+        self.add_event_handler(Events.EPOCH_COMPLETED, lambda _: share_buffers(list(self.networks.values())))
         self._register_handlers(train_handlers or [])
         # ignite swallows an exception that any handler listens to: raise it again once all have run.
         self.add_event_handler(Events.EXCEPTION_RAISED, _raise)
@@ -156,7 +163,7 @@ class CoTrainer(Trainer):
             num_unlabeled = image.shape[0] - label.shape[0]
             pseudo = self._teach(teacher_of(student, self.roles), image[label.shape[0] :]) if num_unlabeled else None
             losses = self._update(student, image, label, pseudo, ignored)
-            self.state.unlabeled_seen += num_unlabeled
+            self.state.unlabeled_seen += joint_count(num_unlabeled, image.device)
         return losses
 
     def _chunks(self, total: int) -> list[slice]:
@@ -178,28 +185,28 @@ class CoTrainer(Trainer):
         network, optimizer, scaler = self.networks[name].train(), self.optimizers[name], self.scalers[name]
         optimizer.zero_grad(set_to_none=True)
         batch_size, b_l = image.shape[0], label.shape[0]
-        sums = {"labeled": 0.0, "unlabeled": 0.0}
-        positions = self._slice_positions(network, image) if name == "2d" and self.slice_stride > 1 else None
+        sums, counts = {"labeled": 0.0, "unlabeled": 0.0}, {"labeled": 0, "unlabeled": 0}
+        positions = self._slice_positions(unwrap(network), image) if name == "2d" and self.slice_stride > 1 else None
         if positions is not None:
-            axis = 2 + network.slice_axis
+            axis = 2 + unwrap(network).slice_axis
             label = label.index_select(axis, positions)
             pseudo = None if pseudo is None else pseudo.index_select(axis, positions)
         for chunk in self._chunks(batch_size):
             part_label = label[chunk.start : min(chunk.stop, b_l)]
             part_ignored = None if ignored is None else ignored[chunk.start : chunk.start + len(part_label)]
             part_pseudo = None if pseudo is None else pseudo[max(chunk.start - b_l, 0) : max(chunk.stop - b_l, 0)]
-            with self.autocast():
-                logits = network(image[chunk]) if positions is None else network(image[chunk], positions)
-            loss = self.loss(logits, part_label, part_pseudo, part_ignored)
-            self._require_finite(loss.total, name, "loss")
-            share = (chunk.stop - chunk.start) / batch_size
-            scaler.scale(loss.total * share).backward()
-            _accumulate(sums, loss, len(part_label), logits.shape[0] - len(part_label))
+            with _without_exchange(network, chunk.stop < batch_size):
+                with self.autocast():
+                    logits = network(image[chunk]) if positions is None else network(image[chunk], positions)
+                loss = self.loss(logits, part_label, part_pseudo, part_ignored)
+                self._require_finite(loss.total, name, "loss")
+                share = (chunk.stop - chunk.start) / batch_size
+                scaler.scale(loss.total * share).backward()
+            _accumulate(sums, counts, loss)
         scaler.unscale_(optimizer)
         self._check_gradient(optimizer, name)
         scaler.step(optimizer)
         scaler.update()
-        counts = {"labeled": b_l, "unlabeled": batch_size - b_l}
         return {f"loss_{kind}_{name}": sums[kind] / counts[kind] for kind in sums if counts[kind]}
 
     def _slice_positions(self, network: nn.Module, image: Tensor) -> Tensor:
@@ -220,7 +227,8 @@ class CoTrainer(Trainer):
     def _require_finite(self, value: Tensor, name: str, what: str) -> None:
         if torch.isfinite(value):
             return
-        cases = ", ".join(str(case) for case in self.state.batch["case"])
+        # Loss and gradient are the joint batch's, so all processes come here, each with its part of the batch.
+        cases = ", ".join(str(case) for cases in gather(list(self.state.batch["case"])) for case in cases)
         raise NonFiniteLossError(
             f"The {name.upper()} network's {what} is {float(value)} at epoch {self.state.epoch}, iteration "
             f"{self.state.iteration} (cases {cases}): look at these scans with `mnseg check`, lower the learning rate, "
@@ -232,11 +240,20 @@ def _raise(engine: Any, error: BaseException) -> None:
     raise error
 
 
-def _accumulate(sums: dict[str, float], loss: LossParts, num_labeled: int, num_unlabeled: int) -> None:
+def _without_exchange(network: nn.Module, wanted: bool) -> contextlib.AbstractContextManager:
+    """Gradients of all parts of a batch but the last add up where they are, before processes exchange them."""
+    if wanted and isinstance(network, nn.parallel.DistributedDataParallel):
+        return network.no_sync()
+    return contextlib.nullcontext()
+
+
+def _accumulate(sums: dict[str, float], counts: dict[str, int], loss: LossParts) -> None:
     if loss.labeled is not None:
-        sums["labeled"] += float(loss.labeled.detach()) * num_labeled
+        sums["labeled"] += float(loss.labeled.detach()) * loss.num_labeled
+        counts["labeled"] += loss.num_labeled
     if loss.unlabeled is not None:
-        sums["unlabeled"] += float(loss.unlabeled.detach()) * num_unlabeled
+        sums["unlabeled"] += float(loss.unlabeled.detach()) * loss.num_unlabeled
+        counts["unlabeled"] += loss.num_unlabeled
 
 
 def _check_settings(

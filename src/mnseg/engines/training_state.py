@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine
 
+from mnseg.distributed import num_processes
 from mnseg.errors import UserError
 from mnseg.files import atomic_save
 
@@ -45,6 +46,7 @@ class TrainingState:
         content = {
             "format": FORMAT,
             "settings": self.settings,
+            "processes": num_processes(),
             "engine": {name: getattr(state, name) for name in ENGINE_VALUES},
             "scalers": {name: scaler.state_dict() for name, scaler in engine.scalers.items()},
             "objects": {name: value.state_dict() for name, value in self.objects.items()},
@@ -74,6 +76,11 @@ class TrainingState:
             scaler.load_state_dict(content["scalers"][name])
         for name in ENGINE_VALUES:
             setattr(engine.state, name, content["engine"][name])
+        if content.get("processes", 1) != num_processes():
+            logger.warning(
+                "%s was trained by %d process(es), now by %d: the joint batch changes with their number.",
+                self.path, content.get("processes", 1), num_processes(),
+            )  # fmt: skip
         logger.info("continuing %s after epoch %d", self.path, engine.state.epoch)
 
     def _load_object(self, name: str, value: Any, saved: Mapping[str, Any]) -> None:

@@ -25,6 +25,8 @@ class CheckpointHandler:
         interval: epochs between two checkpoints.
     """
 
+    main_process_only = True
+
     def __init__(self, training_state: TrainingState, interval: int = 10) -> None:
         self.training_state = training_state
         self.interval = interval

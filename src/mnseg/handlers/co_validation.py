@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
+from monai.metrics.utils import do_metric_reduction
+
+from mnseg.distributed import gather, num_processes
 
 __all__ = ["CoValidationHandler"]
 
@@ -17,7 +21,8 @@ class CoValidationHandler:
     """Run evaluators every ``interval`` epochs and in the last one; publish their key metrics.
 
     ``engine.state.validation`` holds the values measured in this very epoch, by name (say ``val_dice_3d``), and is
-    empty in the other epochs. Attach it before the handlers that write them down.
+    empty in the other epochs. Attach it before the handlers that write them down. Several processes measure their own
+    cases each, one of them perhaps none; all get the mean over the cases of all.
 
     Args:
         evaluators: name -> evaluator with a key metric; those without data are left out.
@@ -25,7 +30,7 @@ class CoValidationHandler:
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator], interval: int) -> None:
-        self.evaluators = {name: e for name, e in evaluators.items() if e is not None and len(e.data_loader)}
+        self.evaluators = {name: e for name, e in evaluators.items() if e is not None}
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
@@ -39,5 +44,19 @@ class CoValidationHandler:
         if state.epoch % self.interval and state.epoch != state.max_epochs:
             return
         for name, evaluator in self.evaluators.items():
-            evaluator.run(state.epoch)
-            state.validation[name] = float(evaluator.state.metrics[evaluator.state.key_metric_name])
+            value = _measure(evaluator, state.epoch)
+            if value is not None:
+                state.validation[name] = value
+
+
+def _measure(evaluator: Evaluator, epoch: int) -> float | None:
+    """The key metric's mean over the cases of all processes; None where there is no case."""
+    cases = None
+    if len(evaluator.data_loader):
+        evaluator.run(epoch)
+        name = evaluator.state.key_metric_name
+        if num_processes() == 1:
+            return float(evaluator.state.metrics[name])
+        cases = evaluator.state.metric_details[name].cpu()
+    measured = [values for values in gather(cases) if values is not None]
+    return float(do_metric_reduction(torch.cat(measured), "mean")[0]) if measured else None

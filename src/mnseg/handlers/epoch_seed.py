@@ -10,15 +10,17 @@ from ignite.engine import Engine, Events
 from monai.data import set_rnd
 from torch.utils.data import Dataset
 
+from mnseg.distributed import rank
+
 __all__ = ["EpochSeedHandler"]
 
 
 class EpochSeedHandler:
     """Seed torch, the sampler and the random transforms anew at the start of every epoch.
 
-    What an epoch draws depends on ``(seed, epoch)`` alone. A run that continues from a checkpoint therefore draws what
-    the unbroken run would have drawn, and no generator's state has to be stored. Attach it before other handlers that
-    draw.
+    What an epoch draws depends on ``(seed, epoch)`` alone, and on the process where several train together. A run that
+    continues from a checkpoint therefore draws what the unbroken run would have drawn, and no generator's state has to
+    be stored. Attach it before other handlers that draw.
 
     Args:
         seed: seed of the run.
@@ -37,7 +39,9 @@ class EpochSeedHandler:
 
     def __call__(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        epoch_seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
+        # Crops and augmentation differ between processes; the sampler draws one joint batch on all of them.
+        place = [rank()] if rank() else []
+        epoch_seed = int(np.random.SeedSequence([self.seed, epoch, *place]).generate_state(1)[0])
         torch.manual_seed(epoch_seed)
         set_rnd(self.dataset, epoch_seed)
         self.sampler.set_epoch(epoch)

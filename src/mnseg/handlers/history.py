@@ -30,6 +30,8 @@ class HistoryHandler:
         optimizers: name ("3d", "2d") -> optimizer, for the rates.
     """
 
+    main_process_only = True
+
     def __init__(self, run_dir: str | Path, optimizers: Mapping[str, Optimizer]) -> None:
         self.run_dir = Path(run_dir)
         self.path = self.run_dir / "history.jsonl"

@@ -26,6 +26,8 @@ class ModelOverlayHandler:
         overlay: what to write, from ``mnseg.bundle.model_overlay``.
     """
 
+    main_process_only = True
+
     def __init__(self, run_dir: str | Path, overlay: Mapping[str, Any]) -> None:
         self.path = Path(run_dir) / "model.json"
         self.overlay = dict(overlay)

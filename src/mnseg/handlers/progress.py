@@ -19,6 +19,8 @@ class ProgressHandler:
         quiet_seconds: see above.
     """
 
+    main_process_only = True
+
     def __init__(self, quiet_seconds: float = 15.0) -> None:
         self.quiet_seconds = quiet_seconds
         self.bar: tqdm | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.inferers import Inferer
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mnseg.data.pseudo_foreground import PseudoForeground, sample_foreground
+from mnseg.distributed import gather, num_processes, rank
 
 __all__ = ["PseudoForegroundHandler"]
 
@@ -72,11 +74,15 @@ class PseudoForegroundHandler:
 
     @torch.no_grad()
     def refresh(self, engine: Engine) -> None:
-        """Predict the scans whose turn it is."""
+        """Predict the scans whose turn it is, divided over the processes."""
         network = self.network.eval()
-        for index, case in self._stalest():
-            image = torch.as_tensor(self.dataset[index]["image"])[None].to(engine.state.device)
-            with engine.autocast():
-                mask = self.inferer(image, network)[0].argmax(dim=0)
-            sample = sample_foreground(mask.cpu().numpy(), self.limit, seed=engine.state.epoch)
-            self.store.update(case, sample, engine.state.epoch)
+        mine = self._stalest()[rank() :: num_processes()]
+        for samples in gather({case: self._predict(index, network, engine) for index, case in mine}):
+            for case, sample in samples.items():
+                self.store.update(case, sample, engine.state.epoch)
+
+    def _predict(self, index: int, network: nn.Module, engine: Engine) -> np.ndarray:
+        image = torch.as_tensor(self.dataset[index]["image"])[None].to(engine.state.device)
+        with engine.autocast():
+            mask = self.inferer(image, network)[0].argmax(dim=0)
+        return sample_foreground(mask.cpu().numpy(), self.limit, seed=engine.state.epoch)

@@ -8,6 +8,7 @@ from itertools import islice
 from ignite.engine import Engine, Events
 from torch import nn
 
+from mnseg.distributed import share_buffers
 from mnseg.networks.recalibration import recalibrate_batch_norm
 
 __all__ = ["RecalibrationHandler"]
@@ -36,5 +37,6 @@ class RecalibrationHandler:
             return
         batches = (batch["image"].to(engine.state.device) for batch in engine.data_loader)
         count = recalibrate_batch_norm(self.network, islice(batches, self.num_batches))
+        share_buffers([self.network])
         if count:
             logger.info("measured %d batch norms of the 2D network on %d labeled batches", count, self.num_batches)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ignite.engine import Engine, Events
 
+from mnseg.distributed import gather
 from mnseg.engines.training_state import TrainingState
+from mnseg.errors import UserError
 
 __all__ = ["ResumeHandler"]
 
@@ -15,6 +17,9 @@ class ResumeHandler:
     Args:
         training_state: where the checkpoint lies and what it holds.
         enabled: False: start over; the old checkpoint is replaced when the first new one is saved.
+
+    Raises:
+        UserError: when some of several processes do not see the checkpoint.
     """
 
     def __init__(self, training_state: TrainingState, enabled: bool = True) -> None:
@@ -26,5 +31,11 @@ class ResumeHandler:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if self.enabled and self.training_state.path.exists():
+        found = self.enabled and self.training_state.path.exists()
+        if len(set(gather(found))) > 1:
+            raise UserError(
+                f"{self.training_state.path} is not there for all processes: set run_dir to a folder that all machines "
+                "share, or resume to False to start over."
+            )
+        if found:
             self.training_state.load(engine)

@@ -28,6 +28,8 @@ class SaveModelHandler:
         metric: name in ``engine.state.validation``; larger is better.
     """
 
+    main_process_only = True
+
     def __init__(self, network: nn.Module, ckpt_dir: str | Path, metric: str = "val_dice_3d") -> None:
         self.network = network
         self.ckpt_dir = Path(ckpt_dir)

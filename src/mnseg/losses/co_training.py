@@ -7,17 +7,23 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mnseg.losses.pseudo_label import PseudoLabelLoss
+from mnseg.losses.reduction import joint_count
 from mnseg.losses.supervised import SupervisedLoss
 
 __all__ = ["CoTrainingLoss", "LossParts"]
 
 
 class LossParts(NamedTuple):
-    """The co-training loss and its two parts; a part is None where the batch has no patch of its kind."""
+    """The co-training loss, its two parts, and the patches that each was made of (all processes' together).
+
+    A part is None where the batch has no patch of its kind.
+    """
 
     total: Tensor
     labeled: Tensor | None
     unlabeled: Tensor | None
+    num_labeled: int
+    num_unlabeled: int
 
 
 class CoTrainingLoss(nn.Module):
@@ -51,12 +57,16 @@ class CoTrainingLoss(nn.Module):
         b_u = 0 if pseudo_label is None else pseudo_label.shape[0]
         if b_l + b_u != logits.shape[0] or b_l + b_u == 0:
             raise ValueError(f"{logits.shape[0]} predictions for {b_l} labels and {b_u} pseudo-labels")
+        if pseudo_label is None:
+            pseudo_label = logits.new_zeros((0, *logits.shape[1:]))
         partial = () if ignored is None else (ignored,)
-        labeled = self.labeled(logits[:b_l], label, *partial) if b_l else None
-        unlabeled = self.unlabeled(logits[b_l:], pseudo_label) if b_u else None
+        # Another process's part of the joint batch may hold patches of a kind that this one lacks.
+        n_l, n_u = joint_count(b_l, logits.device), joint_count(b_u, logits.device)
+        labeled = self.labeled(logits[:b_l], label, *partial) if n_l else None
+        unlabeled = self.unlabeled(logits[b_l:], pseudo_label) if n_u else None
         total = logits.new_zeros((), dtype=logits.float().dtype)
         if labeled is not None:
-            total = total + labeled * (b_l / (b_l + b_u))
+            total = total + labeled * (n_l / (n_l + n_u))
         if unlabeled is not None:
-            total = total + unlabeled * (b_u / (b_l + b_u))
-        return LossParts(total, labeled, unlabeled)
+            total = total + unlabeled * (n_u / (n_l + n_u))
+        return LossParts(total, labeled, unlabeled, n_l, n_u)

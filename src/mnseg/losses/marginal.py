@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mnseg.losses.reduction import joint_sum
+
 __all__ = ["marginal_log_probabilities", "mean_over_drawn"]
 
 
@@ -32,9 +34,9 @@ def marginal_log_probabilities(log_probabilities: Tensor, ignored: Tensor) -> Te
 
 
 def mean_over_drawn(dice: Tensor, ignored: Tensor) -> Tensor:
-    """Make a Dice loss that is a mean over K classes one over the classes that are drawn in some patch of the batch.
+    """Make a Dice loss that is a mean over K classes one over the classes that some patch of the joint batch has.
 
     A class that no patch has drawn has probability and target 0 throughout, so that it adds 0 to the mean over K.
     """
-    drawn = (~ignored).any(dim=0)
+    drawn = joint_sum((~ignored).sum(dim=0)) > 0
     return dice * (len(drawn) / drawn.sum())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mnseg.errors import UserError
+from mnseg.losses.reduction import joint_mean, joint_sum
 from mnseg.losses.supervised import soft_dice_loss
 
 __all__ = ["PseudoLabelLoss"]
@@ -51,10 +52,9 @@ class PseudoLabelLoss(nn.Module):
             certain = self._certain(target)
             # Where student and target are both 0, neither term has a value or a gradient.
             divergence = functional.kl_div(log_probabilities * certain, target * certain, reduction="sum")
-            divergence = divergence / certain.sum().clamp(min=1)
+            divergence = joint_sum(divergence) / joint_sum(certain.sum()).clamp(min=1)
             return self.w_kl * divergence + self.w_dice * self.dice(log_probabilities.exp() * certain, target * certain)
-        voxels = log_probabilities[:, :1].numel()
-        divergence = functional.kl_div(log_probabilities, target, reduction="sum") / voxels
+        divergence = joint_mean(functional.kl_div(log_probabilities, target, reduction="none").sum(dim=1))
         return self.w_kl * divergence + self.w_dice * self.dice(log_probabilities.exp(), target)
 
     def _certain(self, target: Tensor) -> Tensor:

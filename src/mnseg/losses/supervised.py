@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mnseg.distributed import num_processes
 from mnseg.losses.marginal import marginal_log_probabilities, mean_over_drawn
+from mnseg.losses.reduction import JointDiceLoss, joint_mean
 
 __all__ = ["SupervisedLoss", "soft_dice_loss"]
 
 
-def soft_dice_loss() -> DiceLoss:
+def soft_dice_loss() -> JointDiceLoss:
     """Soft Dice on probabilities: background included, summed over the batch, squared denominator.
 
     The squared denominator makes the loss 0 where the prediction equals a soft target; MONAI's default would give
     0.5 for two classes at prediction = target = (0.3, 0.7).
     """
-    return DiceLoss(include_background=True, squared_pred=True, batch=True)
+    return JointDiceLoss(include_background=True, squared_pred=True, batch=True)
 
 
 class SupervisedLoss(nn.Module):
@@ -51,9 +52,11 @@ class SupervisedLoss(nn.Module):
         if ignored is not None:
             log_probabilities = marginal_log_probabilities(log_probabilities, ignored)
         label = label.long()
-        cross_entropy = functional.nll_loss(log_probabilities, label[:, 0])
+        cross_entropy = joint_mean(functional.nll_loss(log_probabilities, label[:, 0], reduction="none"))
         one_hot = torch.zeros_like(log_probabilities).scatter_(1, label, 1.0)
         dice = self.dice(log_probabilities.exp(), one_hot)
+        if ignored is None and num_processes() > 1:  # another process's patches may ignore some
+            ignored = torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device)
         if ignored is not None:
             dice = mean_over_drawn(dice, ignored)
         return self.w_ce * cross_entropy + self.w_dice * dice

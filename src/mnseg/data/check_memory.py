@@ -1,0 +1,89 @@
+"""Remembers what the check of a scan found, so that a large pool is read once and not at every start."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from mnseg._version import __version__
+from mnseg.data.case_check import CaseResult, Finding, check_case
+from mnseg.errors import UserError
+from mnseg.files import atomic_write
+
+__all__ = ["CheckMemory"]
+
+logger = logging.getLogger(__name__)
+
+PATH_KEYS = ("image", "label", "hidden_label")
+
+
+class CheckMemory:
+    """``check_case`` that knows its earlier results; they hold as long as size and modification time of all files do.
+
+    Args:
+        folder: where ``checks.json`` lies; None: everything is read, nothing remembered.
+        num_classes: see ``check_case``.
+        check_hidden: see ``check_case``.
+    """
+
+    def __init__(self, folder: str | Path | None, num_classes: int | None, check_hidden: bool) -> None:
+        self.path = None if folder is None else Path(folder) / "checks.json"
+        self.settings = [num_classes, check_hidden, __version__]
+        self.earlier = {} if self.path is None else _read(self.path)
+        self.results: dict[str, dict] = {}
+
+    def check(self, split: str, item: Mapping[str, Any]) -> CaseResult:
+        """The result for one item of a datalist."""
+        key = None if self.path is None else self._key(split, item)
+        if key in self.earlier:
+            result = _restored(self.earlier[key])
+        else:
+            result = check_case(split, item, self.settings[0], self.settings[1])
+        if key is not None:
+            self.results[key] = asdict(result) | {"classes": sorted(result.classes)}
+        return result
+
+    def save(self) -> None:
+        """Keep the results of this check and of those before it whose files this one did not name.
+
+        Raises:
+            UserError: when the folder cannot be written.
+        """
+        if self.path is None or self.results.keys() <= self.earlier.keys():
+            return
+        text = json.dumps(self.earlier | self.results)
+        try:
+            atomic_write(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            message = f"{self.path} cannot be written ({error.strerror}): set cache_dir to another folder."
+            raise UserError(message) from error
+
+    def _key(self, split: str, item: Mapping[str, Any]) -> str | None:
+        """None where a file is missing, which every check must find anew."""
+        try:
+            stats = [(key, item[key], os.stat(item[key])) for key in PATH_KEYS if key in item]
+        except OSError:
+            return None
+        stamps = [(key, path, stat.st_size, stat.st_mtime_ns) for key, path, stat in stats]
+        return sha256(json.dumps([split, item["case"], stamps, self.settings]).encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> dict[str, dict]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read (%s): all scans are checked again.", path, error)
+        return {}
+
+
+def _restored(content: Mapping[str, Any]) -> CaseResult:
+    findings = [Finding(**finding) for finding in content["findings"]]
+    return CaseResult(**{**content, "findings": findings, "classes": frozenset(content["classes"])})
