@@ -196,4 +196,8 @@ def _finish(draft: Path, output: Path, algorithm: str) -> None:
     for keyword in ("ClinicalTrialSeriesID", "ClinicalTrialTimePointID"):  # dcmqi wants them; there was no trial
         if keyword in dataset:
             delattr(dataset, keyword)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.get("DerivationImageSequence") or []:
+            for source in derivation.SourceImageSequence:
+                source.SpatialLocationsPreserved = "YES"  # so readers may go by the source slices alone
     dataset.save_as(output)
