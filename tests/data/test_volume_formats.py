@@ -17,7 +17,7 @@ SUFFIXES = [".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"]
 ROTATION = np.linalg.qr(np.array([[1.0, 0.2, -0.1], [-0.15, 1.0, 0.3], [0.1, -0.25, 1.0]]))[0]
 
 
-def write(path, array, spacing=(0.7, 0.8, 2.5), direction=np.diag([1, -1, 1]), **options):
+def write(path, array, spacing=(0.7, 0.8, 2.5), direction=(1, 0, 0, 0, -1, 0, 0, 0, 1), **options):
     image = sitk.GetImageFromArray(array, **options)
     image.SetSpacing(spacing)
     image.SetOrigin((-5, 6.5, 7))
@@ -28,7 +28,9 @@ def write(path, array, spacing=(0.7, 0.8, 2.5), direction=np.diag([1, -1, 1]), *
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
-@pytest.mark.parametrize("direction", [np.diag([1, -1, 1]), np.eye(3)[[2, 0, 1]], ROTATION], ids=["flip", "axes", "turn"])
+@pytest.mark.parametrize(
+    "direction", [np.diag([1, -1, 1]), np.eye(3)[[2, 0, 1]], ROTATION], ids=["flip", "axes", "turn"]
+)
 def test_geometry_and_voxels_are_those_of_simpleitk_and_of_loadimage(tmp_path, suffix, direction):
     path = tmp_path / f"a{suffix}"
     image = write(path, np.random.default_rng(0).integers(-900, 900, (6, 5, 4)).astype(np.int16), direction=direction)

@@ -11,7 +11,9 @@ __all__ = ["index_map", "inside", "label_onto_grid"]
 TOLERANCE_VOXELS = 0.1
 
 
-def index_map(affine: np.ndarray, target: np.ndarray, size: tuple[int, ...], what: str) -> tuple[np.ndarray, np.ndarray]:
+def index_map(
+    affine: np.ndarray, target: np.ndarray, size: tuple[int, ...], what: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Whole-number map from indices of one grid to indices of another.
 
     Args:
