@@ -119,8 +119,8 @@ def match_segments(seg: Segmentation, class_names: Sequence[str]) -> dict[int, i
         return {number: int(value) for number, value in matched.items() if value is not None}
     if len(missing) == len(seg.labels) == len(class_names) - 1:
         return {number: value for value, number in enumerate(sorted(seg.labels), 1)}
-    raise UserError(f"{seg.path} has {named(missing, noun='segment')} without a class of that name; the class names are "
-                    f"{', '.join(class_names)}: give --class-names that name every segment.")
+    raise UserError(f"{seg.path} has {named(missing, noun='segment')} without a class of that name; the class names "
+                    f"are {', '.join(class_names)}: give --class-names that name every segment.")
 
 
 def label_of(seg: Segmentation, classes: Mapping[int, int], image: Any) -> np.ndarray:
