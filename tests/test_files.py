@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnseg.files import atomic_save, atomic_write
+from mnseg.files import atomic_save, atomic_write, stamp_of
 
 KILLED = """
 import os, signal, sys
@@ -59,3 +59,21 @@ def test_saved_tensors_load_without_unpickling(tmp_path: Path):
     loaded = torch.load(atomic_save(content, tmp_path / "x.pt"), weights_only=True)
     assert torch.equal(loaded.pop("weights"), content.pop("weights"))
     assert loaded == content
+
+
+def test_a_scan_is_stamped_by_all_of_its_files(tmp_path: Path):
+    """A series is its folder's files; a detached header comes with its data; another scan beside it does not count."""
+    series, header, single = tmp_path / "series", tmp_path / "a.mhd", tmp_path / "b.nrrd"
+    series.mkdir()
+    for path in (series / "1.dcm", series / "2.dcm", header, tmp_path / "a.raw", single):
+        path.write_bytes(b"0")
+
+    def changed(scan: Path, file: Path) -> bool:
+        before = stamp_of(scan)
+        file.write_bytes(file.read_bytes() + b"0")
+        return stamp_of(scan) != before
+
+    assert changed(series, series / "2.dcm") and changed(header, tmp_path / "a.raw") and changed(single, single)
+    assert not changed(header, single) and not changed(single, header)
+    with pytest.raises(OSError, match="gone"):
+        stamp_of(tmp_path / "gone.nii")

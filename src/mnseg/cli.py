@@ -61,6 +61,7 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_check(commands)
     _add_import(commands)
     _add_phantom(commands)
+    _add_dicom(commands)
     report = commands.add_parser("report", help="show a run in pictures, as one HTML page")
     report.set_defaults(run=_run_report)
     if "report" in argv[:1]:
@@ -77,8 +78,8 @@ WHICH is one of
   first:N:SKIP, last:N:SKIP
                     the same, after leaving out SKIP cases at that end
   FILE              a text file with one case a line
-All other cases are unlabeled. A case is named by its file name without .nii or
-.nii.gz; image and label must have the same name.
+All other cases are unlabeled. A case is named by its file name without .nii.gz
+or the like, a DICOM series by its folder; image and label have the same name.
 
 example: the first 8 of a list labeled, its last 10 for validation, the 10
 before them for testing, the rest unlabeled
@@ -95,7 +96,8 @@ def _add_datalist(commands: argparse._SubParsersAction) -> None:
         epilog=_SPLIT_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--images", metavar="DIR", required=True, help="folder of .nii or .nii.gz scans")
+    parser.add_argument("--images", metavar="DIR", required=True, help="folder of scans: NIfTI, NRRD or MetaImage "
+                                                                     "files, or folders with a DICOM series each")
     parser.add_argument("--labels", metavar="DIR", help="folder of labels with the scans' names")
     parser.add_argument("--labeled", metavar="WHICH", help="default: every case with a label that is left")
     parser.add_argument("--validation", metavar="WHICH", help="default: none")
@@ -260,6 +262,13 @@ def _run_phantom(args: argparse.Namespace) -> int:
         raise UserError(f"{args.output} holds a datalist already: choose another folder, or remove this one.")
     print(write_phantom_dataset(args.output, **options))
     return 0
+
+
+def _add_dicom(commands: argparse._SubParsersAction) -> None:
+    from mnseg.dicom_commands import add_dicom_seg, add_seg_to_nifti
+
+    add_seg_to_nifti(commands, _names)
+    add_dicom_seg(commands, _names)
 
 
 def _run_report(args: argparse.Namespace) -> int:

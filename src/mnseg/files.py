@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all; telling whether a file has changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from mnseg.errors import UserError
 
-__all__ = ["atomic_save", "atomic_write", "require_writable"]
+__all__ = ["atomic_save", "atomic_write", "require_writable", "stamp_of"]
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
@@ -50,3 +50,23 @@ def require_writable(path: str | Path) -> None:
         raise UserError(f"{path} cannot be written: {folder} is not a folder.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{path} cannot be written: {folder} may not be written to.")
+
+
+def stamp_of(path: str | Path) -> list[tuple[str, int, int]]:
+    """Name, size and modification time (ns) of all files that a scan consists of: another stamp, another scan.
+
+    A folder (a DICOM series) consists of its files; a header (.mhd, .nhdr) also of the data files beside it, known by
+    their equal stem.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        parts = [part for part in path.iterdir() if part.is_file()]
+    elif path.suffix.lower() in (".mhd", ".nhdr"):
+        parts = [part for part in path.parent.iterdir() if part.name.split(".")[0] == path.stem.split(".")[0]]
+    else:
+        parts = [path]
+    stats = [(part.name, part.stat()) for part in sorted({path, *parts})]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

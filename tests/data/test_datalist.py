@@ -167,7 +167,7 @@ class TestBuild:
 
     def test_no_images(self, folders):
         (folders / "empty").mkdir()
-        with pytest.raises(UserError, match="holds no .nii"):
+        with pytest.raises(UserError, match="holds no scans: no .nii, .nii.gz, .nrrd"):
             build_datalist(folders / "empty")
         with pytest.raises(UserError, match="is not a folder"):
             build_datalist(folders / "absent")
@@ -178,7 +178,7 @@ class TestBuild:
             build(folders)
 
     def test_hidden_and_foreign_files_are_skipped(self, folders):
-        for name in ("._c00.nii.gz", "notes.txt", "c99.nrrd"):
+        for name in ("._c00.nii.gz", "notes.txt", "c99.npy"):
             (folders / "images" / name).touch()
         assert list(list_volumes(folders / "images")) == CASES
 

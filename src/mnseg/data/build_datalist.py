@@ -11,7 +11,7 @@ from typing import Any
 from mnseg.data.ignored import read_ignored
 from mnseg.data.patients import group_by_patient
 from mnseg.data.splits import choose_splits, named, read_case_list
-from mnseg.data.volume_io import list_volumes
+from mnseg.data.volume_formats import list_labels, list_volumes
 from mnseg.errors import UserError
 
 __all__ = ["BuiltDatalist", "build_datalist", "gaps"]
@@ -44,7 +44,7 @@ def build_datalist(
     """Pair images and labels that have the same file stem, and split them.
 
     Args:
-        images, labels: folders of NIfTI files.
+        images, labels: folders of volumes, see `mnseg.data.volume_formats.list_volumes`; labels are never DICOM.
         hidden_labels: folder with labels of unlabeled cases, stored as "hidden_label".
         keep_hidden: take hidden labels from ``labels``, where the split put labeled cases among the unlabeled.
         labeled, validation, testing: see `mnseg.data.splits.select_cases`.
@@ -65,9 +65,10 @@ def build_datalist(
                             "folder that holds the labels.")
     image_files = list_volumes(images)
     if not image_files:
-        raise UserError(f"{images} holds no .nii or .nii.gz files.")
-    label_files = list_volumes(labels) if labels is not None else {}
-    hidden_files = list_volumes(hidden_labels) if hidden_labels is not None else {}
+        raise UserError(f"{images} holds no scans: no .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd files and no folder of "
+                        "a DICOM series.")
+    label_files = list_labels(labels) if labels is not None else {}
+    hidden_files = list_labels(hidden_labels) if hidden_labels is not None else {}
     notes = _unpaired(label_files, image_files, labels) + _unpaired(hidden_files, image_files, hidden_labels)
     hidden_files = {**(label_files if keep_hidden else {}), **hidden_files}
     cases = list(image_files) if order is None else read_case_list(order)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel import Nifti1Pair
 from nibabel.affines import apply_affine
 from nibabel.orientations import aff2axcodes
 
@@ -81,7 +82,7 @@ def _check_image(image: Any, path: str, result: CaseResult, modality: str | None
         return
     if not _sound_affine(image.affine):
         result.add("error", f"{path} has an affine that is singular or not finite; its orientation is unknown.")
-    if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
+    if isinstance(image, Nifti1Pair) and image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
         result.add("warning", f"{path} states no orientation (sform and qform codes are 0); RAS is not certain.")
     if 0 in image.shape:
         result.add("error", f"{path} has no voxels (shape {_shape(image.shape)}).")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import sha256
@@ -13,8 +12,9 @@ from typing import Any
 
 from mnseg._version import __version__
 from mnseg.data.case_check import CaseResult, Finding, check_case
+from mnseg.data.outliers import ScanProfile
 from mnseg.errors import UserError
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, stamp_of
 
 __all__ = ["CheckMemory"]
 
@@ -67,11 +67,11 @@ class CheckMemory:
     def _key(self, split: str, item: Mapping[str, Any]) -> str | None:
         """None where a file is missing, which every check must find anew."""
         try:
-            stats = [(key, item[key], os.stat(item[key])) for key in PATH_KEYS if key in item]
+            stamps = [(key, item[key], stamp_of(item[key])) for key in PATH_KEYS if key in item]
         except OSError:
             return None
-        stamps = [(key, path, stat.st_size, stat.st_mtime_ns) for key, path, stat in stats]
-        return sha256(json.dumps([split, item["case"], stamps, self.settings]).encode()).hexdigest()[:32]
+        text = json.dumps([split, item["case"], item.get("modality"), stamps, self.settings])
+        return sha256(text.encode()).hexdigest()[:32]
 
 
 def _read(path: Path) -> dict[str, dict]:
@@ -86,4 +86,7 @@ def _read(path: Path) -> dict[str, dict]:
 
 def _restored(content: Mapping[str, Any]) -> CaseResult:
     findings = [Finding(**finding) for finding in content["findings"]]
-    return CaseResult(**{**content, "findings": findings, "classes": frozenset(content["classes"])})
+    profile = content["profile"] and ScanProfile(**content["profile"])
+    return CaseResult(
+        **{**content, "findings": findings, "profile": profile, "classes": frozenset(content["classes"])}
+    )

@@ -25,6 +25,7 @@ from monai.transforms import Compose
 from mnseg._version import __version__
 from mnseg.distributed import gather, is_local_main
 from mnseg.errors import UserError
+from mnseg.files import stamp_of
 
 __all__ = ["DiskCacheDataset", "cached_dataset"]
 
@@ -178,16 +179,15 @@ def _parts(value: Any) -> Any:
 
 
 def _key(item: Mapping[str, Any], described: str) -> str:
-    files = [(key, *_stamp(item[key])) for key in PATH_KEYS if key in item]
+    files = [(key, _stamp(item[key])) for key in PATH_KEYS if key in item]
     return sha256(json.dumps([item, files, described], sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _stamp(path: str | Path) -> tuple[int, int]:
+def _stamp(path: str | Path) -> list[tuple[str, int, int]]:
     try:
-        stat = os.stat(path)
+        return stamp_of(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from mnseg.data.volume_io import NIFTI_SUFFIXES
+from mnseg.data.volume_formats import VOLUME_SUFFIXES
 from mnseg.errors import UserError
 
 __all__ = ["choose_splits", "named", "patients_of", "read_case_list", "select_cases"]
@@ -170,7 +170,7 @@ def _refuse_shared_patients(splits: Mapping[str, list[str]], patients: Mapping[s
 
 
 def _without_suffix(name: str) -> str:
-    for suffix in NIFTI_SUFFIXES:
+    for suffix in VOLUME_SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name

@@ -1,4 +1,4 @@
-"""Reading NIfTI volumes for bookkeeping: names, headers, voxels, content digests.
+"""Reading volumes for bookkeeping: names, headers, voxels, content digests.
 
 Training reads images through MONAI's transforms. What is here serves the datalist and its check, where a file that
 cannot be read must become one sentence instead of a traceback.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from mnseg.data.volume_formats import NIFTI_SUFFIXES, case_id, list_volumes, volume_kind
 from mnseg.errors import UserError
 
 __all__ = [
@@ -29,47 +29,18 @@ __all__ = [
     "through_plane_axis",
 ]
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-
-
-def case_id(path: str | os.PathLike) -> str:
-    """File name without folder and without ``.nii`` or ``.nii.gz``; other suffixes lose their last part."""
-    name = Path(path).name
-    for suffix in NIFTI_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return Path(name).stem
-
-
-def list_volumes(folder: str | os.PathLike) -> dict[str, Path]:
-    """NIfTI files directly inside ``folder`` as ``{case id: path}``, sorted by case id.
-
-    Hidden files are skipped: macOS leaves ``._scan.nii.gz`` beside every file that it copies.
-
-    Raises:
-        UserError: no such folder, or two files with the same stem (``a.nii`` and ``a.nii.gz``).
-    """
-    folder = Path(os.path.abspath(folder))
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(NIFTI_SUFFIXES):
-            continue
-        if (stem := case_id(path)) in found:
-            raise UserError(f"{folder} has two files for case {stem}: {found[stem].name} and {path.name}; keep one.")
-        found[stem] = path
-    return dict(sorted(found.items()))
-
-
 def open_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
-    """Open a NIfTI file, reading its header only.
+    """Open a NIfTI, NRRD or MetaImage file or a DICOM series folder, reading headers only.
 
     Raises:
-        UserError: the file is missing or is not a readable NIfTI file.
+        UserError: the file is missing or cannot be read, or the series is none that can be used.
     """
-    if not Path(path).is_file():
+    if not os.path.exists(path):
         raise UserError(f"{path} does not exist.")
+    if volume_kind(path) != "nifti":
+        from mnseg.data.itk_volumes import open_itk_volume  # here, because importing ITK takes seconds
+
+        return open_itk_volume(path)
     try:
         return nib.load(path)
     except MemoryError:

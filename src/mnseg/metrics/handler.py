@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import affine_to_spacing
 
+from mnseg.data.volume_formats import case_id
 from mnseg.errors import UserError
 from mnseg.metrics.field import METRIC_NAMES, field_metrics
 
@@ -78,7 +79,7 @@ class FieldMetricsHandler:
             self.rows += self._measure(item["pred"], item["label"])
 
     def _measure(self, pred: torch.Tensor, label: torch.Tensor) -> list[dict[str, Any]]:
-        case = _case_id(getattr(pred, "meta", {}).get("filename_or_obj", f"case{len(self.rows)}"))
+        case = case_id(str(getattr(pred, "meta", {}).get("filename_or_obj", f"case{len(self.rows)}")))
         if not len(pred) == len(label) == len(self.class_names):
             raise UserError(
                 f"{case}: prediction has {len(pred)} channels, label {len(label)}, class_names names "
@@ -156,11 +157,6 @@ def format_table(summary: dict[str, Any]) -> str:
             why = ", ".join(f"{n} {note}" for note, n in stats["notes"].items())
             remarks.append(f"{name}: {left_out} of {left_out + count} left out of the distance means ({why})")
     return "\n".join(lines + remarks)
-
-
-def _case_id(path: str) -> str:
-    stem, extension = os.path.splitext(os.path.basename(str(path)))
-    return os.path.splitext(stem)[0] if extension == ".gz" else stem
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,0 +1,94 @@
+"""NRRD, MetaImage and DICOM as nibabel images: geometry first, voxels when asked for, in the axis order of MONAI.
+
+Voxels come from MONAI's ITKReader, so that checks see exactly what training sees.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine
+
+from mnseg.data.dicom_series import inspect_series
+from mnseg.data.volume_formats import volume_kind
+from mnseg.errors import UserError
+
+__all__ = ["LPS_TO_RAS", "open_itk_volume"]
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Voxels by which the corners of a DICOM series may lie apart in its headers and in what ITK makes of them.
+AFFINE_TOLERANCE_VOXELS = 0.1
+
+
+def open_itk_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
+    """Open a NRRD or MetaImage file, a DICOM series folder or a multi-frame DICOM file; only headers are read.
+
+    Returns:
+        Image with shape (X, Y, Z) or (X, Y, Z, C) and the RAS affine that MONAI's ITKReader gives.
+
+    Raises:
+        UserError: the file cannot be read, or the series is none that can be used.
+    """
+    if volume_kind(path) == "dicom":
+        series = inspect_series(path)
+        return nib.spatialimages.SpatialImage(_ItkVoxels(path, series.shape, series.affine), series.affine)
+    shape, affine = _file_geometry(os.fspath(path))
+    return nib.spatialimages.SpatialImage(_ItkVoxels(path, shape, affine), affine)
+
+
+class _ItkVoxels:
+    """nibabel's array proxy: the voxels are read whenever the array is asked for, and not kept."""
+
+    is_proxy = True
+    dtype = np.dtype(np.float32)  # only for nibabel's header; the array has the file's own type
+
+    def __init__(self, path: str | os.PathLike, shape: tuple[int, ...], affine: np.ndarray) -> None:
+        self.path, self.shape, self.ndim, self._affine = os.fspath(path), shape, len(shape), affine
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        from monai.data import ITKReader
+
+        reader = ITKReader()
+        voxels, meta = reader.get_data(reader.read(self.path))
+        self._compare(voxels.shape, np.asarray(meta["affine"]))
+        return np.asarray(voxels, dtype=dtype)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.asarray(self)[index]
+
+    def _compare(self, shape: tuple[int, ...], affine: np.ndarray) -> None:
+        """A reader that leaves slices out or misplaces them must not go unnoticed."""
+        if tuple(shape) != tuple(self.shape):
+            raise ValueError(f"ITK reads shape {tuple(shape)}, the headers say {tuple(self.shape)}")
+        if self.ndim < 3:
+            return
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape[:3]) - 1)
+        gap = np.linalg.norm(apply_affine(self._affine, corners) - apply_affine(affine, corners), axis=1).max()
+        if gap > AFFINE_TOLERANCE_VOXELS * np.linalg.norm(self._affine[:3, :3], axis=0).min():
+            raise ValueError(f"ITK places its corners {gap:.3g} mm from where the headers say")
+
+
+def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and RAS affine from the header of a NRRD or MetaImage file."""
+    import itk
+
+    if not os.path.isfile(path):
+        raise UserError(f"{path} does not exist.")
+    try:
+        header = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
+        header.SetFileName(path)
+        header.ReadImageInformation()
+    except Exception as error:  # None for a file that no reader knows, RuntimeError for a damaged header
+        raise UserError(f"{path} cannot be read: its header is damaged or of another format.") from error
+    size = header.GetNumberOfDimensions()
+    axes = min(size, 3)
+    affine = np.eye(4)
+    for axis in range(axes):
+        affine[:axes, axis] = np.array(header.GetDirection(axis))[:axes] * header.GetSpacing(axis)
+        affine[axis, 3] = header.GetOrigin(axis)
+    channels = header.GetNumberOfComponents()
+    shape = tuple(header.GetDimensions(axis) for axis in range(size)) + ((channels,) if channels > 1 else ())
+    return shape, LPS_TO_RAS @ affine
