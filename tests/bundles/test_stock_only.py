@@ -73,6 +73,7 @@ def bundle(tmp_path: Path) -> Path:
     (copy / "configs").mkdir(parents=True)
     for name in ("evaluate.json", "inference.json", "metadata.json", "logging.conf"):
         shutil.copy(BUNDLE / "configs" / name, copy / "configs")
+    shutil.copytree(BUNDLE / "scripts", copy / "scripts")
     (copy / "models").mkdir()
     torch.save(BasicUNet(3, 1, 3, FEATURES).state_dict(), copy / "models" / "model.pt")
     network = json.loads((BUNDLE / "configs" / "inference.json").read_text())["network_def"] | {"features": FEATURES}

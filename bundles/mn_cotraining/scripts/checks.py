@@ -1,0 +1,110 @@
+"""Refusals: one sentence that names the file or key and says what to do, before anything is written.
+
+Run by path from inference.json and evaluate.json. Needs torch only.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger("mn_cotraining")
+
+
+def require_scans(files, faults, listed, skip_unreadable, folder, pattern):
+    """At least one scan, all of them usable unless the others may be left out."""
+    if not files:
+        sys.exit(
+            f"no scan matches {os.path.join(folder, pattern)}: set --dataset_dir (a folder of NIfTI, NRRD or MetaImage "
+            "files or of folders with a DICOM series each) or --image_pattern"
+        )
+    if faults and not (skip_unreadable and len(faults) < len(files)):
+        sys.exit(
+            f"{len(faults)} of {len(files)} scans cannot be used: {listed(faults)}: repair or remove them, or leave "
+            "them out with --skip_unreadable True"
+        )
+    if faults:
+        logger.warning("%d of %d scans are left out: %s", len(faults), len(files), listed(faults))
+
+
+def require_different_names(names):
+    for name, count in Counter(names).items():
+        if count > 1:
+            sys.exit(f"two scans would share the output name {name}_seg.nii.gz; rename one or narrow --image_pattern")
+
+
+def require_model(model_file, network, load_checkpoint):
+    """A file of weights that fit the network; random weights only on request, and said."""
+    if not load_checkpoint:
+        logger.warning("load_checkpoint is false: the network has RANDOM weights")
+        return
+    if not os.path.isfile(model_file):
+        sys.exit(f"no model at {model_file}: train one, or set --run_dir, --ckpt_dir or --model_file")
+    try:
+        state = torch.load(model_file, map_location="cpu", weights_only=True)
+        why = _misfit(_shapes(state.get("model", state)), _shapes(network.state_dict()))
+    except Exception as error:  # whatever a damaged file makes torch say
+        why = f"unusable, {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    if why:
+        sys.exit(
+            f"the model {model_file} cannot be used ({why}): add the model.json of its run to --config_file, or set "
+            "--model_file to an intact one"
+        )
+
+
+def _shapes(state):
+    return {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+
+
+def _misfit(file, network):
+    for name in {**network, **file}:
+        if file.get(name) != network.get(name):
+            return f"{name} has shape {file.get(name)} in the file and {network.get(name)} in network_def"
+    return ""
+
+
+def require_output(folder):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        why = "" if os.access(folder, os.W_OK) else "not writable"
+    except OSError as error:
+        why = f"unusable, {type(error).__name__}: {error}"
+    if why:
+        sys.exit(f"cannot write to the output folder {folder} ({why}): set --output_dir")
+
+
+def require_split(path, split):
+    """A data list with the split to evaluate."""
+    if not os.path.isfile(path):
+        sys.exit(f"no data list at {path}: set --dataset_dir or --data_list_file_path")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        sys.exit(f"the data list {path} is not valid JSON ({error}): repair it")
+    if split not in content:
+        sys.exit(f"{path} has no split {split!r}: set --evaluate_split to one of its keys")
+
+
+def require_cases(cases, items, split, path):
+    """Cases with a label, whose files exist."""
+    if not cases:
+        sys.exit(f"no case of split {split!r} in {path} has a label: nothing can be measured")
+    if len(cases) < len(items):
+        without = len(items) - len(cases)
+        logger.warning("%d of %d cases of split %s have no label and are not evaluated", without, len(items), split)
+    for case in cases:
+        for file in (case["image"], case["label"]):
+            if isinstance(file, str) and not os.path.exists(file):
+                sys.exit(f"missing file {file}, named in {path}: correct the path or set --dataset_dir")
+
+
+def require_usable(faults, listed, split, path):
+    if faults:
+        sys.exit(
+            f"{len(faults)} files of split {split!r} cannot be used: {listed(faults)}: repair them or remove their "
+            f"cases from {path}"
+        )

@@ -1,0 +1,167 @@
+"""Which scans are there, and which of them cannot be used: said before anything is written.
+
+Run by path from inference.json and evaluate.json. Needs monai and nibabel; NRRD, MetaImage and DICOM also need itk.
+"""
+
+from functools import lru_cache
+from glob import glob
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from monai.transforms import LoadImage
+from monai.utils import optional_import
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+NIFTI = SUFFIXES[:2]
+# Of image and label, and of a slice's place in a series: rounding moves them less, half a voxel must be found.
+TOLERANCE_VOXELS = 0.1
+
+itk = optional_import("itk")[0]
+inspect_fully, has_mnseg = optional_import("mnseg.data.dicom_series", name="series_fault")
+
+
+def find_scans(folder, pattern):
+    """Volume files and DICOM series folders that match ``folder/pattern``; the folder itself, if it is a series."""
+    folder = Path(folder).absolute()
+    return sorted(path for path in (str(folder), *glob(str(folder / pattern))) if is_scan(path))
+
+
+def is_scan(path):
+    return path.lower().endswith(SUFFIXES) or is_series(path)
+
+
+def is_series(path):
+    return Path(path).is_dir() and any(is_dicom(entry) for entry in Path(path).iterdir())
+
+
+def is_dicom(path):
+    """By its content: DICOM files often have no suffix, and DICOMDIR is an index."""
+    return path.is_file() and path.name != "DICOMDIR" and b"DICM" in np.fromfile(path, "S4", 1, offset=128)
+
+
+def case_of(path):
+    """Name of a scan's results: its file's without suffix, its folder's as it is (it may be a UID with dots)."""
+    path = Path(path)
+    return path.name if path.is_dir() else Path(path.name.removesuffix(".gz")).stem
+
+
+def find_faults(files, channels):
+    """``{file: what is wrong with it}`` for the scans that cannot be used."""
+    faults = {path: file_fault(path, channels) for path in files}
+    _open.cache_clear()  # or the last scans would stay in memory during the run
+    return {path: why for path, why in faults.items() if why}
+
+
+def find_case_faults(cases, channels, num_classes):
+    """The same for the images and labels of a datalist's cases."""
+    faults = {}
+    for case in cases:
+        image, label = case["image"], case["label"]
+        images = [(image, channels)] if isinstance(image, str) else [(path, 1) for path in image]
+        found = {path: why for path, count in [*images, (label, 1)] if (why := file_fault(path, count))}
+        faults |= found or {path: why for path, why in [(label, label_fault(images[0][0], label, num_classes))] if why}
+    _open.cache_clear()
+    return faults
+
+
+def listed(faults, limit=5):
+    parts = [f"{path} ({why})" for path, why in list(faults.items())[:limit]]
+    return "; ".join([*parts, f"and {len(faults) - limit} more"][: limit + (len(faults) > limit)])
+
+
+def _fault_of(find):
+    """What ``find`` says, or why it failed: readers raise errors of many kinds."""
+    try:
+        return find()
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return f"unusable, {type(error).__name__}: {lines[0][:200]}"
+
+
+@lru_cache(None)
+def file_fault(path, channels):
+    return _fault_of(lambda: (series_fault(path) if Path(path).is_dir() else "") or _scan_fault(path, channels))
+
+
+def _scan_fault(path, channels):
+    affine, data = np.asarray(_open(path).affine), _voxels(_open(path))
+    if data.size == 0:
+        return f"has no voxels, shape {data.shape}"
+    if data.ndim < 3:
+        return f"is {data.ndim}-D, not 3-D"
+    if (data.shape[3:] or (1,)) != (channels,):
+        return f"has shape {data.shape}, but {channels} channel(s) of a 3-D scan are expected"
+    if not np.isfinite(data).all():
+        return "has NaN or infinite voxels"
+    if not abs(np.linalg.det(affine)) > 0:
+        return "has an affine that cannot be inverted"
+    return ""
+
+
+def label_fault(image, label, num_classes):
+    return _fault_of(lambda: _label_fault(_open(image), _open(label), num_classes))
+
+
+def _label_fault(image, label, num_classes):
+    if image.shape[:3] != label.shape[:3]:
+        return f"has shape {label.shape}, its image {image.shape}"
+    moved = np.linalg.inv(np.asarray(image.affine)) @ np.asarray(label.affine) - np.eye(4)
+    if np.abs(moved[:3] * [*image.shape[:3], 1]).sum(axis=1).max() > TOLERANCE_VOXELS:
+        return f"lies elsewhere than its image: the affines differ by more than {TOLERANCE_VOXELS} voxel"
+    wrong = np.setdiff1d(np.rint(_voxels(label)), range(num_classes))
+    return f"has values {wrong[:5].tolist()} outside the {num_classes} classes of class_names" if wrong.size else ""
+
+
+@lru_cache(2)
+def _open(path):
+    return nib.load(path) if isinstance(path, str) and path.endswith(NIFTI) else LoadImage()(path)
+
+
+def _voxels(scan):
+    return np.asanyarray(scan.dataobj if hasattr(scan, "dataobj") else scan)
+
+
+def series_fault(folder):
+    """Why a DICOM series cannot be read as one volume: mnseg's full inspection, or what itk alone can see."""
+    return inspect_fully(folder) if has_mnseg else stock_series_fault(folder)
+
+
+def stock_series_fault(folder):
+    series = _slice_files(folder)
+    if len(series) != 1:
+        return f"holds {len(series)} DICOM series, or slices of several thicknesses: give each a folder of its own"
+    slices = [_slice_header(file) for file in series[0]]
+    if len(slices) * slices[0].GetDimensions(2) < 2:
+        return "is a single slice, not a volume"
+    if slices[0].GetNumberOfComponents() > 1:
+        return "is in color"
+    if len({(*s.GetDirection(0), *s.GetDirection(1), s.GetDimensions(0), s.GetDimensions(1)) for s in slices}) > 1:
+        return "has slices of different orientation or size"
+    if len(slices) > 1 and _off_grid(slices):
+        return "has slices that are missing, repeated, irregularly spaced or sheared by a tilted gantry"
+    return ""
+
+
+def _slice_files(folder):
+    """The files of each series, in order, as MONAI's ITKReader finds them."""
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetUseSeriesDetails(True)
+    names.AddSeriesRestriction("0008|0021")
+    names.SetDirectory(str(folder))
+    return [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
+
+
+def _slice_header(file):
+    header = itk.GDCMImageIO.New()
+    header.SetFileName(file)
+    header.ReadImageInformation()
+    return header
+
+
+def _off_grid(slices):
+    at = np.array([[s.GetOrigin(i) for i in range(3)] for s in slices])
+    normal = np.array(slices[0].GetDirection(2))
+    gap = (at[-1] - at[0]) @ normal / (len(at) - 1)
+    off = np.abs(at - at[0] - np.outer(range(len(at)), normal * gap)).max()
+    return not gap > 0 or off > TOLERANCE_VOXELS * min(gap, slices[0].GetSpacing(0), slices[0].GetSpacing(1))
