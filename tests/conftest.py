@@ -27,7 +27,8 @@ def _fixed_seeds() -> None:
 
 @pytest.fixture(autouse=True)
 def _loggers_speak() -> None:
-    """A bundle's logging.conf silences the loggers that exist when it is read."""
+    """A bundle's logging.conf silences ignite, and the loggers that exist when it is read."""
+    logging.getLogger("ignite").setLevel(logging.NOTSET)
     for logger in list(logging.root.manager.loggerDict.values()):
         if isinstance(logger, logging.Logger):
             logger.disabled = False

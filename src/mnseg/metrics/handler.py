@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from mnseg.errors import UserError
 from mnseg.metrics.field import METRIC_NAMES, field_metrics
 
 __all__ = ["FieldMetricsHandler", "format_table", "summarize"]
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("case", "class", "class_name", *METRIC_NAMES, "note")
 DEFINITION = (
@@ -109,7 +112,8 @@ class FieldMetricsHandler:
         _write(self.output_dir / "field_metrics.csv", text.getvalue())
         _write(self.output_dir / "field_summary.json", json.dumps(summary, indent=2) + "\n")
         engine.state.field_summary = summary
-        engine.logger.info("the field's metrics (medpy's definitions)\n" + format_table(summary))
+        # Not the engine's logger: logging.conf keeps ignite quiet.
+        logger.info("the field's metrics (medpy's definitions)\n%s", format_table(summary))
 
 
 def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
