@@ -14,12 +14,12 @@ from mnseg.bundle import (
     config_text,
     model_overlay,
     refuse_unknown_keys,
-    require_choices,
+    require_sound_settings,
     unknown_keys,
 )
 from mnseg.errors import UserError, user_error_in
 
-MODULE_NAMES = ("refuse_unknown_keys", "config_text", "model_overlay")
+MODULE_NAMES = ("refuse_unknown_keys", "require_sound_settings", "config_text", "model_overlay")
 CONFIG = {
     "imports": [f"$from mnseg.bundle import {name}" for name in MODULE_NAMES],
     "run_dir": "",
@@ -101,12 +101,10 @@ def test_words_as_values_pass(configs):
     start(configs, pretrained="someone/false-positives")
 
 
-def test_choices():
-    require_choices(sampling="linear", roles="mean_teacher", finetuning="decoder", amp_dtype=None)
-    with pytest.raises(UserError, match="sampling is 'linar'; it must be one of learning_rate, linear, uniform, fixed"):
-        require_choices(roles="alternate", sampling="linar")
-    with pytest.raises(UserError, match="amp_dtype is 'bf16'; it must be one of null, bfloat16, float16"):
-        require_choices(amp_dtype="bf16")
+def test_settings_that_cannot_be_meant_are_refused_together(configs):
+    changes = {"initialize": ["$refuse_unknown_keys()", "$require_sound_settings()"], "batch_size": 0}
+    assert refusal(configs, changes, pretrained="yes") == "batch_size is 0; it must be a whole number of at least 1."
+    require_sound_settings()  # outside a workflow: nothing to check
 
 
 def test_outside_a_workflow_nothing_is_checked():

@@ -47,6 +47,19 @@ def test_user_error_is_one_line_without_traceback(hook, capsys):
     assert calls == []
 
 
+def test_a_mistyped_nested_key_is_named(hook, capsys):
+    show, calls = hook
+    try:
+        try:
+            (lambda reverse: reverse)(revers=True)
+        except TypeError as inner:
+            raise RuntimeError("Failed to instantiate") from inner
+    except RuntimeError as error:
+        show(RuntimeError, error, None)
+    assert "revers" in capsys.readouterr().err
+    assert calls == []
+
+
 def test_other_errors_keep_their_traceback(hook, capsys):
     show, calls = hook
     error = ZeroDivisionError("a bug")

@@ -11,14 +11,18 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from mnseg.engines.co_trainer import AMP_DTYPES
-from mnseg.engines.stages import ROLES
 from mnseg.errors import UserError, show_user_errors_plainly
-from mnseg.handlers.lrg_sampling import MODES
-from mnseg.networks.adaptation import STRATEGIES
 from mnseg.networks.licenses import license_of
+from mnseg.settings import wrong_settings
 
-__all__ = ["MODEL_KEYS", "config_text", "model_overlay", "refuse_unknown_keys", "require_choices", "unknown_keys"]
+__all__ = [
+    "MODEL_KEYS",
+    "config_text",
+    "model_overlay",
+    "refuse_unknown_keys",
+    "require_sound_settings",
+    "unknown_keys",
+]
 
 MODEL_KEYS = (
     "class_names",
@@ -31,8 +35,6 @@ MODEL_KEYS = (
     "overlap",
     "network_def",
 )
-
-CHOICES = {"sampling": MODES, "roles": ROLES, "finetuning": STRATEGIES, "amp_dtype": (None, *AMP_DTYPES)}
 
 
 def _calling(kind: type) -> Any | None:
@@ -75,16 +77,16 @@ def refuse_unknown_keys() -> None:
             raise UserError(f"{key} is the text '{value}': write --{key} {word} on the command line.")
 
 
-def require_choices(**values: Any) -> None:
-    """Refuse a mistyped choice before the scans are read, which may take minutes.
+def require_sound_settings() -> None:
+    """Refuse settings that cannot be meant before the scans are read, which may take minutes.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the keys, their values and what they may be.
     """
-    for key, value in values.items():
-        if value not in CHOICES[key]:
-            allowed = ", ".join("null" if choice is None else str(choice) for choice in CHOICES[key])
-            raise UserError(f"{key} is '{value}'; it must be one of {allowed}.")
+    workflow = _calling(ConfigWorkflow)
+    wrong = [] if workflow is None else list(wrong_settings(workflow.parser.get()))
+    if wrong:
+        raise UserError(" ".join(wrong))
 
 
 def _with_hint(key: str, known: Iterable[str]) -> str:

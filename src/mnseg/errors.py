@@ -33,7 +33,7 @@ def show_user_errors_plainly() -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        plain = user_error_in(error)
+        plain = user_error_in(error) or _unknown_argument(error)
         if plain is not None:
             print(f"mnseg: {plain}", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt):
@@ -43,3 +43,12 @@ def show_user_errors_plainly() -> None:
             previous(kind, error, traceback)
 
     sys.excepthook = hook
+
+
+def _unknown_argument(error: BaseException | None) -> str | None:
+    """A sentence on a mistyped nested key (``--loss#unlabeled#w_kll 1``), which MONAI hands to a class as it is."""
+    while error is not None:
+        if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+            return f"{error}: correct the key with # that sets it, in an overlay or on the command line."
+        error = error.__cause__ or error.__context__
+    return None

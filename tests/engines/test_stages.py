@@ -21,6 +21,14 @@ def test_odd_epochs_of_stage_2_train_the_3d_network():
     assert [student_of(2, e, "mean_teacher") for e in range(1, 4)] == ["3d", "2d", "3d"]
 
 
+def test_warm_up_ends_with_stage_1():
+    """A rising rate in stage 2 would mean falling b_u where Eq. 10 speaks of a decay."""
+    assert [learning_rate_factor(e, 2, 4, 8) for e in (1, 2, 3)] == [0.5, 1, 1]
+    rates = [learning_rate_factor(e, 2, 4, 8, restart=False) for e in range(1, 7)]
+    assert rates[:3] == [0.5, 1, 1] and rates[3:] == sorted(rates[3:], reverse=True)
+    assert learning_rate_factor(1, 0, 4, 8) == 1
+
+
 def test_the_other_network_teaches_except_under_a_mean_teacher():
     assert [teacher_of(s) for s in ("3d", "2d")] == ["2d", "3d"]
     assert [teacher_of(s, "mean_teacher") for s in ("3d", "2d")] == ["3d", "3d"]

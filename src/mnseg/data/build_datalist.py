@@ -63,6 +63,8 @@ def build_datalist(
         if folder is not None and os.path.realpath(folder) == os.path.realpath(images):
             raise UserError(f"images and {option} are both {images}: every scan would be its own label; name the "
                             "folder that holds the labels.")
+    if not Path(images).is_dir():
+        raise UserError(f"{images} is not a folder; name the one that holds the scans.")
     image_files = list_volumes(images)
     if not image_files:
         raise UserError(f"{images} holds no scans: no .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd files and no folder of "

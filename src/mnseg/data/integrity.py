@@ -262,6 +262,7 @@ def require_sound_datalist(
                         '"unlabeled" or set allow_empty_unlabeled to true.')
     if not datalist["validation"]:
         logger.warning('datalist %s has no case under "validation": the best model cannot be chosen.', path)
+    _compare_names(datalist.get("class_names"), class_names, path)
     _require_batch(batch_size, min_labeled)
     report = check_datalist(datalist, num_classes=num_classes, allow_empty_unlabeled=allow_empty_unlabeled,
                             in_channels=in_channels, cache_dir=cache_dir)
@@ -275,6 +276,16 @@ def require_sound_datalist(
     datalist = {**datalist, "testing": datalist.get("testing", [])}
     names = datalist.get("class_names") or class_names or []
     return datalist | {key: with_ignored_masks(datalist[key], num_classes or len(names)) for key in SPLITS}
+
+
+def _compare_names(listed: Sequence[str] | None, wanted: Sequence[str] | None, path: str | os.PathLike) -> None:
+    """The same names in another order would train, and name every structure wrongly."""
+    if not listed or not wanted or list(listed) == list(wanted) or len(listed) != len(wanted):
+        return
+    text = f"datalist {path} names the classes {', '.join(listed)}, the configuration's class_names {', '.join(wanted)}"
+    if sorted(listed) == sorted(wanted):
+        raise UserError(f"{text}: give both the same order, that of the label values.")
+    logger.warning("%s: results will bear the latter.", text)
 
 
 def _require_batch(batch_size: int | None, min_labeled: int) -> None:

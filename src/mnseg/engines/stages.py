@@ -47,9 +47,11 @@ def learning_rate_factor(
         epoch: from 1.
         stage_1_epochs: length of stage 1, warm-up included.
         stage_2_epochs: length of stage 2.
-        warmup_epochs: epochs of linear warm-up at the start of stage 1.
+        warmup_epochs: epochs of linear warm-up at the start of stage 1; it ends with that stage at the latest, since in
+            stage 2 a rate below the initial one means unlabeled patches (Eq. 10).
         restart: False: one cosine over both stages instead of one each.
     """
+    warmup_epochs = min(warmup_epochs, stage_1_epochs)
     if not restart:
         stage_1_epochs, stage_2_epochs = stage_1_epochs + stage_2_epochs, 0
     stage, stage_epoch = stage_of(epoch, stage_1_epochs)

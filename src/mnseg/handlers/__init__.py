@@ -7,7 +7,7 @@ from mnseg.handlers.history import HistoryHandler
 from mnseg.handlers.lr_schedule import TwoStageLRHandler
 from mnseg.handlers.lrg_sampling import LRGSamplingHandler
 from mnseg.handlers.model_overlay import ModelOverlayHandler
-from mnseg.handlers.optional import OptionalHandler
+from mnseg.handlers.moving_average import MovingAverageHandler
 from mnseg.handlers.progress import ProgressHandler
 from mnseg.handlers.pseudo_foreground import PseudoForegroundHandler
 from mnseg.handlers.recalibration import RecalibrationHandler
@@ -21,7 +21,7 @@ __all__ = [
     "HistoryHandler",
     "LRGSamplingHandler",
     "ModelOverlayHandler",
-    "OptionalHandler",
+    "MovingAverageHandler",
     "ProgressHandler",
     "PseudoForegroundHandler",
     "RecalibrationHandler",

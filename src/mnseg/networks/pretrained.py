@@ -140,7 +140,7 @@ def _load_config(name: str, num_classes: int, local_only: bool) -> PretrainedCon
         with quiet_transformers():
             return AutoConfig.from_pretrained(name, num_labels=num_classes, local_files_only=local_only)
     except Exception as e:  # OSError, ValueError, hub errors of several libraries: all mean that there is no model
-        where = "the model hub cannot be reached" if local_only else first_line(e)
+        where = "there is no such directory, and the model hub cannot be reached" if local_only else first_line(e)
         raise UserError(
             f"The 2D network {name} cannot be loaded ({where}): give a local directory, or the built-in "
             f"{TINY_SEGFORMER} with pretrained: false."

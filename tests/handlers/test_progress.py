@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from ignite.engine import Events
 
-from mnseg.handlers import OptionalHandler, ProgressHandler
+from mnseg.handlers import ProgressHandler
 
 
 def test_bar_counts_all_iterations_and_names_the_epoch(make_engine, run, capsys):
@@ -42,17 +42,3 @@ def test_closed_by_an_error(make_engine, run, capsys):
     assert handler.bar.disable, "closed"
     handler.close(engine)
     ProgressHandler().close(engine, ValueError())
-
-
-@pytest.mark.parametrize("inside", [True, False])
-def test_optional(make_engine, run, inside):
-    calls = []
-
-    class Inner:
-        def attach(self, engine):
-            engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e: calls.append(e.state.epoch))
-
-    engine = make_engine()
-    OptionalHandler(Inner() if inside else None).attach(engine)
-    run(engine, 2)
-    assert calls == ([1, 2] if inside else [])

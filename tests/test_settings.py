@@ -1,0 +1,51 @@
+"""Which settings are refused before a training starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+
+from mnseg.settings import RULES, wrong_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = ConfigParser.load_config_file(ROOT / "bundles" / "mn_cotraining" / "configs" / "train.json")
+
+
+def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
+    assert list(wrong_settings(TRAIN)) == []
+    assert RULES.keys() <= TRAIN.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("val_interval", 0, "val_interval is 0; it must be a whole number of at least 1."),
+        ("batch_size", "four", "batch_size is 'four'; it must be a whole number of at least 1."),
+        ("batch_size", True, "batch_size is True; it must be a whole number of at least 1."),
+        ("learning_rate", "fast", "learning_rate is 'fast'; it must be a number above 0."),
+        ("overlap", 1.0, "overlap is 1.0; it must be a number at least 0 and below 1."),
+        ("cache_rate", 2.0, "cache_rate is 2.0; it must be a number at least 0 and at most 1."),
+        ("patch_size", 32, "patch_size is 32; it must be three whole numbers above 0, one an axis."),
+        ("patch_size", [32, 48], "patch_size is [32, 48]; it must be three whole numbers above 0, one an axis."),
+        ("gamma", [1.2, 0.8], "gamma is [1.2, 0.8]; it must be two numbers above 0, the smaller one first."),
+        ("ema_momentum", 2.0, "ema_momentum is 2.0; it must be a number above 0 and below 1, or null."),
+        ("sampling", "linar", "sampling is 'linar'; it must be one of learning_rate, linear, uniform, fixed."),
+        ("amp_dtype", "bf16", "amp_dtype is 'bf16'; it must be one of bfloat16, float16, or null."),
+        ("learning_rate_final", 0.0001, "learning_rate_final is 0.0001; it must be below learning_rate (0.0001)."),
+        ("min_zoom", 1.5, "min_zoom is 1.5; it must not be above max_zoom (1.1)."),
+        ("ema_teacher", True, "ema_teacher is true, but ema_momentum is null"),
+    ],
+)
+def test_one_wrong_setting_is_one_sentence(key, value, message):
+    (found,) = wrong_settings({**TRAIN, key: value})
+    assert found.startswith(message)
+
+
+def test_no_epoch_at_all():
+    assert len(list(wrong_settings({**TRAIN, "stage_1_epochs": 0, "stage_2_epochs": 0}))) == 1
+
+
+def test_expressions_are_left_to_whoever_uses_them():
+    assert list(wrong_settings({**TRAIN, "patch_size": "$[8] * 3", "learning_rate_2d": "@learning_rate"})) == []
