@@ -14,7 +14,8 @@ import numpy as np
 import pydicom
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import Tag
 
 from fuzz.seeds import Seed
 
@@ -155,8 +156,8 @@ _TAGS = {
 }  # fmt: skip
 _SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50",
              "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.1.99", "1.2.3.4", "")  # fmt: skip
-_TEXTS = ("MONOCHROME1", "RGB", "PALETTE COLOR", "YBR_FULL", "BINARY", "FRACTIONAL", "LABELMAP", "", "x" * 16, "1.2.3.4",
-          "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.2", "ä", "liver")  # fmt: skip
+_TEXTS = ("MONOCHROME1", "RGB", "PALETTE COLOR", "YBR_FULL", "BINARY", "FRACTIONAL", "LABELMAP", "", "x" * 16,
+          "1.2.3.4", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.2", "ä", "liver")  # fmt: skip
 _DICOM_EDIT = st.tuples(
     st.sampled_from(["syntax", "remove", "remove", *_TAGS, *_TAGS]), st.sampled_from(list(_TAGS)),
     st.sampled_from(["one", "all"]), st.integers(0, 99), NUMBERS, st.sampled_from(_TEXTS),
@@ -190,7 +191,8 @@ def _with_tag(data: bytes, tag: str, remove: bool, values: tuple[int, str, str, 
             if remove:
                 del holder[tag]
             else:
-                holder[tag] = DataElement(tag, _TAGS[tag], _value(holder, tag, place, number, text, whole))
+                value = _value(holder, tag, place, number, text, whole)
+                holder[tag] = (_raw(tag, value) if isinstance(value, bytes) else DataElement(tag, _TAGS[tag], value))
         stream = io.BytesIO()
         pydicom.dcmwrite(stream, dataset)
     return stream.getvalue()
@@ -215,6 +217,12 @@ def _value(holder: pydicom.Dataset, tag: str, place: int, number: str, text: str
         new[place % len(old)] = number
         return _written([new, new, old[:-1], [*new, number]][place // 4 % 4] or [""])
     return _written([number]) if vr in ("DS", "IS") else text
+
+
+def _raw(tag: str, value: bytes) -> RawDataElement:
+    """An element as it stands in a file, so that pydicom cannot correct it."""
+    value += b" " * (len(value) % 2)
+    return RawDataElement(Tag(tag), _TAGS[tag], len(value), value, 0, False, True)
 
 
 def _written(parts: list[str]) -> bytes:

@@ -13,6 +13,8 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from mnseg.data.dicom_series import inspect_series
+from mnseg.data.itk_headers import stored_bytes
+from mnseg.data.soundness import refuse_overstated_size
 from mnseg.data.volume_formats import volume_kind
 from mnseg.errors import UserError
 
@@ -67,7 +69,7 @@ class _ItkVoxels:
             return
         corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape[:3]) - 1)
         gap = np.linalg.norm(apply_affine(self._affine, corners) - apply_affine(affine, corners), axis=1).max()
-        if gap > AFFINE_TOLERANCE_VOXELS * np.linalg.norm(self._affine[:3, :3], axis=0).min():
+        if not gap <= AFFINE_TOLERANCE_VOXELS * np.linalg.norm(self._affine[:3, :3], axis=0).min():  # NaN too
             raise ValueError(f"ITK places its corners {gap:.3g} mm from where the headers say")
 
 
@@ -77,6 +79,7 @@ def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray]:
 
     if not os.path.isfile(path):
         raise UserError(f"{path} does not exist.")
+    stored = stored_bytes(path)
     try:
         header = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         header.SetFileName(path)
@@ -91,4 +94,5 @@ def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         affine[axis, 3] = header.GetOrigin(axis)
     channels = header.GetNumberOfComponents()
     shape = tuple(header.GetDimensions(axis) for axis in range(size)) + ((channels,) if channels > 1 else ())
+    refuse_overstated_size(path, shape, header.GetComponentSize(), stored)
     return shape, LPS_TO_RAS @ affine

@@ -1,0 +1,43 @@
+"""Where a NRRD or MetaImage file keeps its voxels, and how many bytes there are, before ITK believes the header."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from mnseg.errors import UserError
+
+__all__ = ["stored_bytes"]
+
+HEADER_BYTES = 1 << 16
+_DATA_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_PACKED = re.compile(rb"^CompressedDataSize *= *(\d+)", re.MULTILINE)
+
+
+def stored_bytes(path: str) -> int:
+    """Bytes that the voxels of a NRRD or MetaImage file can come from: those of the file, or of its data files.
+
+    Raises:
+        UserError: the data file is missing or no regular file (ITK would wait for a pipe), or too short.
+    """
+    with open(path, "rb") as file:
+        header = file.read(HEADER_BYTES)
+    stored = _data_bytes(path, header)
+    if (packed := _PACKED.search(header)) and int(packed[1][:20]) > stored:  # ITK allocates as much as it says
+        raise UserError(f"{path} is damaged: its header claims {packed[1][:20].decode()} compressed bytes, there are "
+                        f"{stored}.")
+    return stored
+
+
+def _data_bytes(path: str, header: bytes) -> int:
+    name = _DATA_FILE.search(header)
+    text = name[1].decode("utf-8", "replace").strip() if name else "LOCAL"
+    if text.upper() == "LOCAL":
+        return os.path.getsize(path)
+    if text.upper().startswith("LIST") or "%" in text:  # many files, a slice each
+        return sum(part.stat().st_size for part in Path(path).parent.iterdir() if part.is_file())
+    data = os.path.join(os.path.dirname(path), text)
+    if not os.path.isfile(data):
+        raise UserError(f"{path} cannot be read: its data file {data!r} is missing or no regular file.")
+    return os.path.getsize(data)
