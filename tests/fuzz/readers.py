@@ -81,6 +81,7 @@ def _nifti_affine(field: dict[str, np.ndarray]) -> np.ndarray | None:
         [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
     ])  # fmt: skip
     pixdim = field["pixdim"].astype(float)
+    pixdim[1:] = abs(pixdim[1:])  # as nifti1_io.c
     affine[:3, :3] = turn * [pixdim[1], pixdim[2], pixdim[3] * (-1 if pixdim[0] == -1 else 1)]
     affine[:3, 3] = offset
     return affine

@@ -25,6 +25,7 @@ TOLERANCE_VOXELS = 0.1
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # binary or fractional; label map
 # By these tags ITK divides the slices of one series, and then reads the first part only.
 _ITK_DIVIDES_BY = ("SeriesNumber", "SequenceName", "SliceThickness", "SeriesDate")
+_LAST_GROUPS = (0x7FE0, 0xFFFA, 0xFFFC)  # pixels, signatures, padding
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
@@ -192,6 +193,20 @@ def _refuse_wrong_length(name: str, header: Any) -> None:
     found = len(raw.value) if found is None else found
     if expected < 1 or found not in (expected, expected + expected % 2):
         raise _Unfit(f"{name} has {found} bytes of pixels instead of {expected}; it is damaged")
+    _refuse_trailing_bytes(name, header, getattr(raw, "value_tell", None), found)
+
+
+def _refuse_trailing_bytes(name: str, header: Any, start: int | None, length: int) -> None:
+    """Behind the pixels only a signature or padding may follow; ITK's reading of anything else is not reliable."""
+    if start is None or not header.filename or header.file_meta.TransferSyntaxUID.is_deflated:
+        return
+    order = "little" if header.file_meta.TransferSyntaxUID.is_little_endian else "big"
+    with open(header.filename, "rb") as file:
+        file.seek(start + length)
+        group = file.read(2)
+        size = os.fstat(file.fileno()).st_size
+    if size < start + length or size >= start + length + 8 and int.from_bytes(group, order) not in _LAST_GROUPS:
+        raise _Unfit(f"{name} does not end with its pixels; it is damaged")
 
 
 def _slice(file: str, header: Any) -> _Slice:

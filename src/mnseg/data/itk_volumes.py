@@ -84,6 +84,7 @@ def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         header = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         header.SetFileName(path)
         header.ReadImageInformation()
+        itemsize = header.GetComponentSize()
     except Exception as error:  # None for a file that no reader knows, RuntimeError for a damaged header
         raise UserError(f"{path} cannot be read: its header is damaged or of another format.") from error
     size = header.GetNumberOfDimensions()
@@ -94,5 +95,5 @@ def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         affine[axis, 3] = header.GetOrigin(axis)
     channels = header.GetNumberOfComponents()
     shape = tuple(header.GetDimensions(axis) for axis in range(size)) + ((channels,) if channels > 1 else ())
-    refuse_overstated_size(path, shape, header.GetComponentSize(), stored)
+    refuse_overstated_size(path, shape, itemsize, stored)
     return shape, LPS_TO_RAS @ affine

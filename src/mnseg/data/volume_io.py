@@ -60,8 +60,19 @@ def _open_nifti(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
         raise UserError(f"{path} cannot be read as NIfTI ({_first_line(error)}).") from error
     if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:  # surfaces, streamlines, CIFTI
         raise UserError(f"{path} holds no volume ({type(image).__name__}).")
+    if isinstance(image, nib.Nifti1Image):
+        _refuse_unknown_orientation(image, path)
     refuse_overstated_size(path, image.shape, image.get_data_dtype().itemsize, os.path.getsize(path))
     return image
+
+
+def _refuse_unknown_orientation(image: nib.Nifti1Image, path: str | os.PathLike) -> None:
+    """nibabel takes a code that the standard does not know for "no orientation"; other programs do not."""
+    with nib.openers.ImageOpener(path) as file:
+        stored = image.header_class.from_fileobj(file, check=False)
+    for key in ("sform_code", "qform_code"):
+        if stored[key] != image.header[key]:
+            raise UserError(f"{path} has the {key} {int(stored[key])}, which is none of NIfTI; its orientation is unknown.")
 
 
 def read_voxels(image: nib.spatialimages.SpatialImage, path: str | os.PathLike) -> np.ndarray:
