@@ -72,7 +72,8 @@ def _refuse_unknown_orientation(image: nib.Nifti1Image, path: str | os.PathLike)
         stored = image.header_class.from_fileobj(file, check=False)
     for key in ("sform_code", "qform_code"):
         if stored[key] != image.header[key]:
-            raise UserError(f"{path} has the {key} {int(stored[key])}, which is none of NIfTI; its orientation is unknown.")
+            raise UserError(f"{path} has the {key} {int(stored[key])}, which NIfTI does not know; its orientation is "
+                            "uncertain.")
 
 
 def read_voxels(image: nib.spatialimages.SpatialImage, path: str | os.PathLike) -> np.ndarray:
