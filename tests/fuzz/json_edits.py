@@ -21,8 +21,8 @@ VALUES = st.recursive(
         st.sampled_from([2**70, 1e308, "", "a", "/", "/dev/null", "~nobody/x", "..", "\x00", "\ud800", "ü", "x" * 5000,
                          "a.nii", "background"]),
     ),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["image", "label", "a"]), inner,
-                                                                         max_size=2)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3),
+                            st.dictionaries(st.sampled_from(["image", "label", "a"]), inner, max_size=2)),
     max_leaves=4,
 )  # fmt: skip
 EXTRA = ("case", "patient", "modality", "ignored", "hidden_label", "label", "image")

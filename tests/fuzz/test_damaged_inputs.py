@@ -93,7 +93,7 @@ def test_damaged_datalists(tmp_path, capfd, datalist, count):
     codes = Counter()
     for what, text in damaged_json(datalist, count):
         path.write_bytes(text)
-        names = ("datalist.json", "datalist", ".nii")
+        names = ("datalist", ".nii", "labeled/", "validation/", "testing/")
         codes[assert_one_sentence(["check", path, "--jobs", 1], capfd, names, what)] += 1
     print(dict(codes))
     assert codes[1] > count // 4

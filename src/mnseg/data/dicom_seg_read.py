@@ -103,6 +103,8 @@ def read_segmentation(path: str | os.PathLike) -> Segmentation:
         raise UserError(f"{path} cannot be read as DICOM SEG ({describe(error)}).") from error
     if kind == "FRACTIONAL":
         raise UserError(f"{path} is a fractional segmentation (probabilities); make a binary one of it.")
+    if kind not in ("BINARY", "LABELMAP"):
+        raise UserError(f"{path} is of the segmentation type {kind[:40]!r}, which DICOM does not know; it is damaged.")
     return Segmentation(os.fspath(path), labels, series, dataset)
 
 

@@ -5,6 +5,7 @@ Voxels come from MONAI's ITKReader, so that checks see exactly what training see
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from mnseg.data.dicom_series import inspect_series
-from mnseg.data.itk_headers import stored_bytes
+from mnseg.data.itk_headers import meta_voxel_bytes, stored_bytes
 from mnseg.data.soundness import refuse_overstated_size
 from mnseg.data.volume_formats import volume_kind
 from mnseg.errors import UserError
@@ -37,8 +38,9 @@ def open_itk_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
     if volume_kind(path) == "dicom":
         series = inspect_series(path)
         return nib.spatialimages.SpatialImage(_ItkVoxels(path, series.shape, series.affine), series.affine)
-    shape, affine = _file_geometry(os.fspath(path))
-    return nib.spatialimages.SpatialImage(_ItkVoxels(path, shape, affine), affine)
+    shape, affine, itemsize = _file_geometry(os.fspath(path))
+    voxels = _ItkVoxels(path, shape, affine, math.prod(shape) * itemsize)
+    return nib.spatialimages.SpatialImage(voxels, affine)
 
 
 class _ItkVoxels:
@@ -47,12 +49,17 @@ class _ItkVoxels:
     is_proxy = True
     dtype = np.dtype(np.float32)  # only for nibabel's header; the array has the file's own type
 
-    def __init__(self, path: str | os.PathLike, shape: tuple[int, ...], affine: np.ndarray) -> None:
+    def __init__(
+        self, path: str | os.PathLike, shape: tuple[int, ...], affine: np.ndarray, num_bytes: int | None = None
+    ) -> None:
         self.path, self.shape, self.ndim, self._affine = os.fspath(path), shape, len(shape), affine
+        self._bytes = num_bytes
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         from monai.data import ITKReader
 
+        if self._bytes is not None and (found := meta_voxel_bytes(self.path)) not in (None, self._bytes):
+            raise ValueError(f"it holds {found} bytes of voxels, its header says {self._bytes}")
         reader = ITKReader()
         voxels, meta = reader.get_data(reader.read(self.path))
         self._compare(voxels.shape, np.asarray(meta["affine"]))
@@ -73,8 +80,8 @@ class _ItkVoxels:
             raise ValueError(f"ITK places its corners {gap:.3g} mm from where the headers say")
 
 
-def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and RAS affine from the header of a NRRD or MetaImage file."""
+def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray, int]:
+    """Shape, RAS affine and bytes of one number from the header of a NRRD or MetaImage file."""
     import itk
 
     if not os.path.isfile(path):
@@ -96,4 +103,4 @@ def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray]:
     channels = header.GetNumberOfComponents()
     shape = tuple(header.GetDimensions(axis) for axis in range(size)) + ((channels,) if channels > 1 else ())
     refuse_overstated_size(path, shape, itemsize, stored)
-    return shape, LPS_TO_RAS @ affine
+    return shape, LPS_TO_RAS @ affine, itemsize
