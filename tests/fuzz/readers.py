@@ -6,10 +6,9 @@ import gzip
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 
-__all__ = ["affine_of_series", "read_independently"]
+__all__ = ["read_independently"]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -85,15 +84,3 @@ def _nifti_affine(field: dict[str, np.ndarray]) -> np.ndarray | None:
     affine[:3, :3] = turn * [pixdim[1], pixdim[2], pixdim[3] * (-1 if pixdim[0] == -1 else 1)]
     affine[:3, 3] = offset
     return affine
-
-
-def affine_of_series(folder: Path) -> np.ndarray:
-    """RAS affine of a series by the positions of its lowest and highest slice."""
-    slices = [pydicom.dcmread(path) for path in folder.iterdir()]
-    slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
-    affine = np.eye(4)
-    first, last = (np.array(slices[i].ImagePositionPatient, float) for i in (0, -1))
-    affine[:3, 0] = np.array(slices[0].ImageOrientationPatient[:3], float) * slices[0].PixelSpacing[1]
-    affine[:3, 1] = np.array(slices[0].ImageOrientationPatient[3:], float) * slices[0].PixelSpacing[0]
-    affine[:3, 2], affine[:3, 3] = (last - first) / (len(slices) - 1), first
-    return LPS_TO_RAS @ affine

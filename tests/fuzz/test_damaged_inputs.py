@@ -29,14 +29,6 @@ def assert_no_defect(seeds, count) -> Counter:
     return counts
 
 
-def test_every_seed_is_sound(tmp_path):
-    from fuzz.verdict import judge
-
-    for number, seed in enumerate(written_seeds()):
-        root = tmp_path / str(number)
-        assert judge(seed.write(root), seed.format, root) == ("accepted", ""), seed.name
-
-
 def test_a_sample_of_damaged_volumes():
     counts = assert_no_defect(written_seeds(), 200)
     assert min(counts["accepted"], counts["refused"]) > 20  # neither everything nor nothing is refused

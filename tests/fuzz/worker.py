@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fuzz.mutations import Mutation
+from fuzz.seeds import written_seeds
 from fuzz.verdict import DEFECT, judge
 
 __all__ = ["Verdict", "verdicts"]
 
-SECONDS = 10  # for one input of at most 20 MB, on a busy machine
+SECONDS = 20  # for one input of at most 20 MB, on a busy machine
 HEADROOM = 4 << 30  # bytes of address space beyond those after the imports
 
 
@@ -28,10 +29,7 @@ class Verdict(NamedTuple):
 
 def verdicts(mutations: Sequence[Mutation]) -> Iterator[Verdict]:
     """The verdict on each mutation, in their order."""
-    import itk  # once, for all workers
-    from monai.data import ITKReader
-
-    itk.Image, ITKReader()  # noqa: B018
+    _import_readers()
     context = multiprocessing.get_context("fork")  # so that closures and imports are there
     position = 0
     while position < len(mutations):
@@ -53,6 +51,14 @@ def verdicts(mutations: Sequence[Mutation]) -> Iterator[Verdict]:
                 break
         process.kill()
         process.join()
+
+
+def _import_readers() -> None:
+    """Once, for all workers: ITK loads each of its parts at the first use, which takes seconds."""
+    for number, seed in enumerate(written_seeds()):
+        with tempfile.TemporaryDirectory() as folder:
+            verdict = judge(seed.write(Path(folder) / str(number)), seed.format, Path(folder) / str(number))
+            assert verdict == ("accepted", ""), f"{seed.name}: {verdict}"
 
 
 def _work(pipe: Connection, mutations: Sequence[Mutation], start: int) -> None:
