@@ -164,6 +164,7 @@ def test_a_damaged_segmentation_is_named(tmp_path, write_series):
     ('{"labeled": [{"image": "a", "case": "../b"}]}', '"case" must be a name'),
     ('{"labeled": [{"image": "a", "patient": {}}]}', '"patient" must be'),
     ('{"labeled": [{"image": "a", "modality": [1]}]}', '"modality" must be'),
+    ('{"labeled": [{"image": "a", "modality": []}]}', '"modality" must be'),
     ('{"labeled": [{"image": "a\\u0000b"}]}', "must be one file name"),
 ])  # fmt: skip
 def test_datalists(tmp_path, capsys, text, match):

@@ -111,7 +111,7 @@ def _require_plain_values(item: Mapping[str, Any], where: str) -> None:
         raise UserError(f'{where}: "case" must be a name without slashes, not {str(case)[:80]!r}.')
     if not isinstance(item.get("patient", ""), (str, int)):
         raise UserError(f'{where}: "patient" must be a name or a whole number.')
-    if not isinstance(item.get("modality") or "", str):
+    if not isinstance(item.get("modality"), (str, type(None))):
         raise UserError(f'{where}: "modality" must be a name.')
 
 
