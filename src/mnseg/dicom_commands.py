@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from mnseg.errors import UserError
+from mnseg.files import read_json
 
 __all__ = ["add_dicom_seg", "add_seg_to_nifti"]
 
@@ -64,10 +63,10 @@ def _run_dicom_seg(args: argparse.Namespace) -> int:
 
 def _class_names_in(path: str) -> list[str]:
     try:
-        names = json.loads(Path(path).read_text(encoding="utf-8"))["class_names"]
+        names = read_json(path, "file")["class_names"]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name the model.json of a run, or give --class-names.") from None
-    except (ValueError, KeyError, TypeError, OSError):
+    except (KeyError, TypeError, OSError):
         raise UserError(f"{path} has no class_names; name the model.json of a run, or give --class-names.") from None
     if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
         raise UserError(f"class_names in {path} must be a list of names, the background first.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from mnseg.errors import UserError
 
-__all__ = ["atomic_save", "atomic_write", "require_writable", "stamp_of"]
+__all__ = ["atomic_save", "atomic_write", "read_json", "require_writable", "stamp_of"]
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
@@ -35,6 +36,34 @@ def atomic_save(content: Any, path: str | Path) -> Path:
     import torch  # here, so that commands that save no tensors start quickly
 
     return atomic_write(path, lambda temporary: torch.save(content, temporary))
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a JSON file that a person may have written; ``what`` names its kind for the error.
+
+    Raises:
+        UserError: not JSON, a key twice in one object (the first would be lost silently), or nested too deeply.
+        OSError: the file is missing or cannot be read.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise UserError(f'{what} {path} has the key "{twice}" twice in one object; keep one.')
+        return content
+
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} {path} cannot be read ({error}).") from error
+    except RecursionError as error:
+        raise UserError(f"{what} {path} is nested too deeply.") from error
+    except ValueError as error:  # also numbers with thousands of digits
+        raise UserError(f"{what} {path} is not valid JSON: {error}.") from error
 
 
 def require_writable(path: str | Path) -> None:

@@ -80,13 +80,8 @@ def _check_image(image: Any, path: str, result: CaseResult, modality: str | None
     if len(image.shape) not in (3, 4):
         result.add("error", f"{path} has {len(image.shape)} dimensions; a volume needs 3 (or 4 with channels last).")
         return
-    if not _sound_affine(image.affine):
-        result.add("error", f"{path} has an affine that is singular or not finite; its orientation is unknown.")
     if isinstance(image, Nifti1Pair) and image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
         result.add("warning", f"{path} states no orientation (sform and qform codes are 0); RAS is not certain.")
-    if 0 in image.shape:
-        result.add("error", f"{path} has no voxels (shape {_shape(image.shape)}).")
-        return
     if 1 in image.shape[:3]:
         result.add("warning", f"{path} has only one slice along an axis (shape {_shape(image.shape)}).")
     result.channels = image.shape[3] if len(image.shape) == 4 else 1
@@ -96,8 +91,7 @@ def _check_image(image: Any, path: str, result: CaseResult, modality: str | None
     elif voxels.min() == voxels.max():
         result.add("error", f"{path} is constant (every voxel is {voxels.flat[0]:g}).")
     result.digest = digest_array(voxels, image.affine)
-    if _sound_affine(image.affine):
-        result.profile = scan_profile(voxels, image.affine, modality)
+    result.profile = scan_profile(voxels, image.affine, modality)
 
 
 def _check_label_file(image: Any, path: str, result: CaseResult, num_classes: int | None) -> None:
@@ -117,11 +111,6 @@ def _compare_grids(image: Any, label: Any, path: str, result: CaseResult) -> Non
         return
     if len(image.shape) < 3:
         return  # too few dimensions, which the check of the image has said
-    if not _sound_affine(label.affine):
-        result.add("error", f"label {path} has an affine that is singular or not finite.")
-        return
-    if not _sound_affine(image.affine):
-        return
     codes = ["".join(aff2axcodes(volume.affine)) for volume in (label, image)]
     if codes[0] != codes[1]:
         result.add("error", f"label {path} has orientation {codes[0]}, its image {codes[1]}; "
@@ -139,8 +128,6 @@ def _check_label_values(
     voxels: np.ndarray, path: str, result: CaseResult, num_classes: int | None
 ) -> frozenset[int]:
     """Report values that are no class; return the classes that occur."""
-    if voxels.size == 0:
-        return frozenset()
     values = _distinct(voxels)
     whole = values[np.isfinite(values) & (values == np.round(values))] if values.dtype.kind == "f" else values
     if len(whole) < len(values):
@@ -176,10 +163,6 @@ def _check_hidden_label(
         _check_label_file(image, path, inner, num_classes)
         for finding in inner.findings:
             result.add("warning", f"hidden {finding.message}")
-
-
-def _sound_affine(affine: np.ndarray) -> bool:
-    return bool(np.isfinite(affine).all()) and np.linalg.matrix_rank(affine[:3, :3]) == 3
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from mnseg.data.ignored import ignored_indices
 from mnseg.data.volume_io import case_id, through_plane_axis
 from mnseg.errors import UserError
+from mnseg.files import read_json
 
 __all__ = ["SPLITS", "load_datalist", "resolve_datalist", "through_plane_axis", "write_datalist"]
 
@@ -45,15 +46,13 @@ def load_datalist(
     """
     path = Path(os.path.abspath(path))
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path, "datalist")
     except FileNotFoundError as error:
         raise UserError(f"datalist {path} does not exist; `mnseg datalist` makes one.") from error
     except IsADirectoryError as error:
         raise UserError(f"datalist {path} is a folder; name the JSON file inside it.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"datalist {path} cannot be read ({error}).") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"datalist {path} is not valid JSON: {error}.") from error
+    except OSError as error:
+        raise UserError(f"datalist {path} cannot be read ({error.strerror}).") from error
     folders = [path.parent] if dataset_dir is None else [Path(os.path.abspath(dataset_dir)), path.parent]
     return resolve_datalist(content, folders, str(path), class_names)
 
@@ -68,6 +67,7 @@ def resolve_datalist(
     for alias, key in _ALIASES.items():
         if key not in result and alias in result:
             result[key] = result.pop(alias)
+    _require_names(result.get("class_names"), source)
     names = result.get("class_names") or class_names
     for split in SPLITS:
         if split not in result:
@@ -79,6 +79,12 @@ def resolve_datalist(
     return result
 
 
+def _require_names(names: Any, source: str) -> None:
+    if names is None or isinstance(names, list) and all(isinstance(name, str) and name for name in names):
+        return
+    raise UserError(f'"class_names" in {source} must be a list of names, the background first.')
+
+
 def _resolve_item(item: Any, folders: list[Path], where: str, names: Sequence[str] | None) -> dict[str, Any]:
     item = {"image": item} if isinstance(item, str) else item
     if not isinstance(item, Mapping) or "image" not in item:
@@ -87,18 +93,31 @@ def _resolve_item(item: Any, folders: list[Path], where: str, names: Sequence[st
     for key in PATH_KEYS:
         if key not in item:
             continue
-        if not isinstance(item[key], str) or not item[key]:
+        if not isinstance(item[key], str) or not item[key] or "\0" in item[key]:
             raise UserError(f'{where}: "{key}" must be one file name.')
         resolved[key] = _resolve_path(item[key], folders)
     resolved.setdefault("case", case_id(resolved["image"]))
+    _require_plain_values(resolved, where)
     if "ignored" in item:
         indices = ignored_indices(resolved.pop("ignored"), names, where=where)
         resolved |= {"ignored": indices} if indices else {}
     return resolved
 
 
+def _require_plain_values(item: Mapping[str, Any], where: str) -> None:
+    """The case id names files, so that it must be a name; patients are compared."""
+    case = item["case"]
+    if not isinstance(case, str) or not case or {"/", "\\", "\0"} & set(case):
+        raise UserError(f'{where}: "case" must be a name without slashes, not {str(case)[:80]!r}.')
+    if not isinstance(item.get("patient", ""), (str, int)):
+        raise UserError(f'{where}: "patient" must be a name or a whole number.')
+    if not isinstance(item.get("modality"), (str, type(None))):
+        raise UserError(f'{where}: "modality" must be a name.')
+
+
 def _resolve_path(name: str, folders: list[Path]) -> str:
-    candidates = [os.path.normpath(folder / Path(name).expanduser()) for folder in folders]
+    name = os.path.expanduser(name)  # leaves ~nobody as it is
+    candidates = [os.path.normpath(folder / name) for folder in folders]
     return next((c for c in candidates if os.path.exists(c)), candidates[0])
 
 

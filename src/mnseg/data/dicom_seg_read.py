@@ -12,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from mnseg.data.dicom_series import SEGMENTATIONS, inspect_series
+from mnseg.data.dicom_series import SEGMENTATIONS, describe, inspect_series, read_header
 from mnseg.data.grids import index_map, inside
 from mnseg.data.itk_volumes import LPS_TO_RAS
 from mnseg.data.splits import named
@@ -98,12 +98,14 @@ def read_segmentation(path: str | os.PathLike) -> Segmentation:
         dataset = pydicom.dcmread(path)
         labels = {int(s.SegmentNumber): str(s.SegmentLabel).strip() for s in dataset.SegmentSequence}
         kind = str(dataset.SegmentationType)
+        series = str((dataset.get("ReferencedSeriesSequence") or [{}])[0].get("SeriesInstanceUID", ""))
     except Exception as error:  # pydicom raises many unrelated types for a broken file
-        raise UserError(f"{path} cannot be read as DICOM SEG ({type(error).__name__}: {error}).") from error
+        raise UserError(f"{path} cannot be read as DICOM SEG ({describe(error)}).") from error
     if kind == "FRACTIONAL":
         raise UserError(f"{path} is a fractional segmentation (probabilities); make a binary one of it.")
-    referenced = dataset.get("ReferencedSeriesSequence") or [{}]
-    return Segmentation(os.fspath(path), labels, str(referenced[0].get("SeriesInstanceUID", "")), dataset)
+    if kind not in ("BINARY", "LABELMAP"):
+        raise UserError(f"{path} is of the segmentation type {kind[:40]!r}, which DICOM does not know; it is damaged.")
+    return Segmentation(os.fspath(path), labels, series, dataset)
 
 
 def match_segments(seg: Segmentation, class_names: Sequence[str]) -> dict[int, int]:
@@ -132,7 +134,7 @@ def label_of(seg: Segmentation, classes: Mapping[int, int], image: Any) -> np.nd
     label = np.zeros(image.shape[:3], np.uint16)
     what = f"segmentation {seg.path}"
     overlaps = 0
-    for position, frame in _frames(seg):
+    for position, frame in _sound_frames(seg):
         pixels = np.nonzero(frame)  # rows, columns
         matrix, offset = index_map(LPS_TO_RAS @ position, image.affine, frame.shape[::-1], what)
         places = inside(label.shape, matrix @ np.array(pixels[::-1]) + offset[:, None], what)
@@ -153,13 +155,10 @@ def _write_label(seg: Segmentation, scan: Path, classes: Mapping[int, int], name
 
 
 def _seg_files(folder: Path) -> list[Path]:
-    import pydicom
-
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder.")
     files = [path for path in sorted(folder.rglob("*")) if is_dicom_file(path)]
-    kinds = {path: pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True) for path in files}
-    return [path for path in files if str(kinds[path].get("SOPClassUID")) in SEGMENTATIONS]
+    return [path for path in files if str(read_header(path).get("SOPClassUID")) in SEGMENTATIONS]
 
 
 def _pair(scans: Mapping[str, Path], segs: Sequence[Segmentation]) -> tuple[dict[str, Segmentation], list[str]]:
@@ -190,6 +189,19 @@ def _explain(paired: Mapping[str, Segmentation], matches: Mapping[str, Mapping[i
                         for number, value in sorted(matches[case].items()))
         ways.setdefault(way, []).append(case)
     return [f"{named(cases)}: {way}." for way, cases in ways.items()]
+
+
+def _sound_frames(seg: Segmentation) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`_frames`, all of them; pydicom raises many unrelated types where values are damaged."""
+    try:
+        frames = list(_frames(seg))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{seg.path} cannot be read as DICOM SEG ({describe(error)}).") from error
+    if not all(np.isfinite(position).all() for position, _ in frames):
+        raise UserError(f"{seg.path} has a frame whose position, orientation or spacing is not finite.")
+    return frames
 
 
 def _frames(seg: Segmentation) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -25,6 +25,7 @@ TOLERANCE_VOXELS = 0.1
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # binary or fractional; label map
 # By these tags ITK divides the slices of one series, and then reads the first part only.
 _ITK_DIVIDES_BY = ("SeriesNumber", "SequenceName", "SliceThickness", "SeriesDate")
+_LAST_GROUPS = (0x7FE0, 0xFFFA, 0xFFFC)  # pixels, signatures, padding
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
@@ -69,7 +70,7 @@ def inspect_series(path: str | os.PathLike) -> DicomSeries:
             would scale wrongly.
     """
     try:
-        return _inspect(os.fspath(path))
+        return _judged(os.fspath(path))
     except _Unfit as reason:
         raise UserError(f"DICOM series {path} cannot be used: {reason}.") from None
 
@@ -77,7 +78,7 @@ def inspect_series(path: str | os.PathLike) -> DicomSeries:
 def series_fault(path: str | os.PathLike) -> str:
     """The reason why `inspect_series` refuses a series, or "" when it does not; for the bundle's own check."""
     try:
-        _inspect(os.fspath(path))
+        _judged(os.fspath(path))
     except _Unfit as reason:
         return str(reason)
     except UserError as error:
@@ -95,10 +96,26 @@ def read_header(file: str | os.PathLike) -> Any:
 
     try:
         return pydicom.dcmread(file, defer_size=1024, specific_tags=list(_TAGS))
-    except OSError:
-        raise
     except Exception as error:  # pydicom raises many unrelated types for a broken file
-        raise UserError(f"{file} cannot be read as DICOM ({type(error).__name__}: {error}).") from error
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise UserError(f"{file} cannot be read as DICOM ({describe(error)}).") from error
+
+
+def describe(error: BaseException) -> str:
+    """Type and first line of an error of pydicom, whose messages can be pages long."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:160]}"
+
+
+def _judged(path: str) -> DicomSeries:
+    """pydicom converts values when they are looked at, so that damage may show anywhere in `_inspect`."""
+    try:
+        return _inspect(path)
+    except (_Unfit, UserError, OSError):
+        raise
+    except Exception as error:
+        raise _Unfit(f"its headers are damaged ({describe(error)})") from error
 
 
 def _inspect(path: str) -> DicomSeries:
@@ -135,7 +152,9 @@ def _dicom_files(path: str) -> list[str]:
         return [path]
     if not os.path.isdir(path):
         raise UserError(f"{path} does not exist.")
-    paths = sorted(str(file) for file in Path(path).iterdir() if file.is_file() and not file.name.startswith("."))
+    paths = sorted(str(file) for file in Path(path).iterdir() if not file.name.startswith("."))
+    if odd := [file for file in paths if not os.path.isfile(file) and not os.path.isdir(file)]:
+        raise _Unfit(f"{os.path.basename(odd[0])} in it is a link to nothing, or no regular file")
     files = [file for file in paths if is_dicom_file(file)]
     if broken := [file for file in paths if file.lower().endswith(".dcm") and file not in set(files)]:
         raise _Unfit(f"{os.path.basename(broken[0])} is no DICOM file in spite of its name; it may be damaged")
@@ -158,8 +177,36 @@ def _refuse_what_is_no_scan(headers: dict[str, Any]) -> None:
             raise _Unfit(f"{name} has no pixel data")
         if int(header.get("SamplesPerPixel", 1)) != 1 or "PALETTE" in header.get("PhotometricInterpretation", ""):
             raise _Unfit(f"{name} is in color ({header.get('PhotometricInterpretation')}); one gray value is expected")
+        _refuse_wrong_length(name, header)
         if header.get("ModalityLUTSequence"):
             raise _Unfit(f"{name} has a modality lookup table, which ITK does not apply")
+
+
+def _refuse_wrong_length(name: str, header: Any) -> None:
+    """Uncompressed pixels must be as many bytes as the header says; ITK fills up what is missing."""
+    if header.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in header:
+        return
+    frames = int(header.get("NumberOfFrames") or 1)
+    expected = frames * int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+    raw = header.get_item("PixelData")
+    found = getattr(raw, "length", None)
+    found = len(raw.value) if found is None else found
+    if expected < 1 or found not in (expected, expected + expected % 2):
+        raise _Unfit(f"{name} has {found} bytes of pixels instead of {expected}; it is damaged")
+    _refuse_trailing_bytes(name, header, getattr(raw, "value_tell", None), found)
+
+
+def _refuse_trailing_bytes(name: str, header: Any, start: int | None, length: int) -> None:
+    """Behind the pixels only a signature or padding may follow; ITK's reading of anything else is not reliable."""
+    if start is None or not header.filename or header.file_meta.TransferSyntaxUID.is_deflated:
+        return
+    order = "little" if header.file_meta.TransferSyntaxUID.is_little_endian else "big"
+    with open(header.filename, "rb") as file:
+        file.seek(start + length)
+        group = file.read(2)
+        size = os.fstat(file.fileno()).st_size
+    if size < start + length or size >= start + length + 8 and int.from_bytes(group, order) not in _LAST_GROUPS:
+        raise _Unfit(f"{name} does not end with its pixels; it is damaged")
 
 
 def _slice(file: str, header: Any) -> _Slice:
@@ -192,7 +239,10 @@ def _place(file: str, position: Any, orientation: Any, measures: Any, values: An
             raise _Unfit(f"{name} has no {tag}, so its place is unknown")
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
     rescale = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
-    return _Slice(file, *(np.array(value, dtype=float) for value in found), rescale)
+    numbers = [np.array(value, dtype=float) for value in found]
+    if not np.isfinite(np.concatenate([*numbers, rescale])).all() or rescale[0] == 0:
+        raise _Unfit(f"{name} has a position, orientation, pixel spacing or rescale slope that is no possible one")
+    return _Slice(file, *numbers, rescale)
 
 
 def _refuse_mixtures(headers: dict[str, Any], slices: list[_Slice]) -> None:

@@ -5,6 +5,7 @@ Voxels come from MONAI's ITKReader, so that checks see exactly what training see
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from mnseg.data.dicom_series import inspect_series
+from mnseg.data.itk_headers import meta_voxel_bytes, stored_bytes
+from mnseg.data.soundness import refuse_overstated_size
 from mnseg.data.volume_formats import volume_kind
 from mnseg.errors import UserError
 
@@ -35,8 +38,9 @@ def open_itk_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
     if volume_kind(path) == "dicom":
         series = inspect_series(path)
         return nib.spatialimages.SpatialImage(_ItkVoxels(path, series.shape, series.affine), series.affine)
-    shape, affine = _file_geometry(os.fspath(path))
-    return nib.spatialimages.SpatialImage(_ItkVoxels(path, shape, affine), affine)
+    shape, affine, itemsize = _file_geometry(os.fspath(path))
+    voxels = _ItkVoxels(path, shape, affine, math.prod(shape) * itemsize)
+    return nib.spatialimages.SpatialImage(voxels, affine)
 
 
 class _ItkVoxels:
@@ -45,12 +49,17 @@ class _ItkVoxels:
     is_proxy = True
     dtype = np.dtype(np.float32)  # only for nibabel's header; the array has the file's own type
 
-    def __init__(self, path: str | os.PathLike, shape: tuple[int, ...], affine: np.ndarray) -> None:
+    def __init__(
+        self, path: str | os.PathLike, shape: tuple[int, ...], affine: np.ndarray, num_bytes: int | None = None
+    ) -> None:
         self.path, self.shape, self.ndim, self._affine = os.fspath(path), shape, len(shape), affine
+        self._bytes = num_bytes
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         from monai.data import ITKReader
 
+        if self._bytes is not None and (found := meta_voxel_bytes(self.path)) not in (None, self._bytes):
+            raise ValueError(f"it holds {found} bytes of voxels, its header says {self._bytes}")
         reader = ITKReader()
         voxels, meta = reader.get_data(reader.read(self.path))
         self._compare(voxels.shape, np.asarray(meta["affine"]))
@@ -67,20 +76,22 @@ class _ItkVoxels:
             return
         corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape[:3]) - 1)
         gap = np.linalg.norm(apply_affine(self._affine, corners) - apply_affine(affine, corners), axis=1).max()
-        if gap > AFFINE_TOLERANCE_VOXELS * np.linalg.norm(self._affine[:3, :3], axis=0).min():
+        if not gap <= AFFINE_TOLERANCE_VOXELS * np.linalg.norm(self._affine[:3, :3], axis=0).min():  # NaN too
             raise ValueError(f"ITK places its corners {gap:.3g} mm from where the headers say")
 
 
-def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and RAS affine from the header of a NRRD or MetaImage file."""
+def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray, int]:
+    """Shape, RAS affine and bytes of one number from the header of a NRRD or MetaImage file."""
     import itk
 
     if not os.path.isfile(path):
         raise UserError(f"{path} does not exist.")
+    stored = stored_bytes(path)
     try:
         header = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         header.SetFileName(path)
         header.ReadImageInformation()
+        itemsize = header.GetComponentSize()
     except Exception as error:  # None for a file that no reader knows, RuntimeError for a damaged header
         raise UserError(f"{path} cannot be read: its header is damaged or of another format.") from error
     size = header.GetNumberOfDimensions()
@@ -91,4 +102,5 @@ def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         affine[axis, 3] = header.GetOrigin(axis)
     channels = header.GetNumberOfComponents()
     shape = tuple(header.GetDimensions(axis) for axis in range(size)) + ((channels,) if channels > 1 else ())
-    return shape, LPS_TO_RAS @ affine
+    refuse_overstated_size(path, shape, itemsize, stored)
+    return shape, LPS_TO_RAS @ affine, itemsize

@@ -6,7 +6,9 @@ cannot be read must become one sentence instead of a traceback.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,6 +17,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from mnseg.data.soundness import refuse_overstated_size, refuse_unsound_grid
 from mnseg.data.volume_formats import NIFTI_SUFFIXES, case_id, list_volumes, volume_kind
 from mnseg.errors import UserError
 
@@ -33,37 +36,92 @@ def open_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
     """Open a NIfTI, NRRD or MetaImage file or a DICOM series folder, reading headers only.
 
     Raises:
-        UserError: the file is missing or cannot be read, or the series is none that can be used.
+        UserError: the file is missing or cannot be read, its grid is no possible one, it is too short for its header,
+            or the series is none that can be used.
     """
     if not os.path.exists(path):
         raise UserError(f"{path} does not exist.")
+    if not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would be waited for without end
+        raise UserError(f"{path} is no regular file.")
     if volume_kind(path) != "nifti":
         from mnseg.data.itk_volumes import open_itk_volume  # here, because importing ITK takes seconds
 
-        return open_itk_volume(path)
+        image = open_itk_volume(path)
+    else:
+        image = _open_nifti(path)
+    refuse_unsound_grid(path, image.shape, image.affine)
+    return image
+
+
+def _open_nifti(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
     try:
-        return nib.load(path)
-    except MemoryError:
-        raise
+        image = nib.load(path)
     except Exception as error:  # nibabel, gzip and zlib raise many unrelated types for a broken file
         raise UserError(f"{path} cannot be read as NIfTI ({_first_line(error)}).") from error
+    if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:  # surfaces, streamlines, CIFTI
+        raise UserError(f"{path} holds no volume ({type(image).__name__}).")
+    if isinstance(image, nib.Nifti1Image):
+        _refuse_unknown_orientation(image, path)
+    refuse_overstated_size(path, image.shape, image.get_data_dtype().itemsize, os.path.getsize(path))
+    return image
+
+
+def _refuse_unknown_orientation(image: nib.Nifti1Image, path: str | os.PathLike) -> None:
+    """nibabel takes a code that the standard does not know for "no orientation"; other programs do not."""
+    with nib.openers.ImageOpener(path) as file:
+        stored = image.header_class.from_fileobj(file, check=False)
+    for key in ("sform_code", "qform_code"):
+        if stored[key] != image.header[key]:
+            raise UserError(f"{path} has the {key} {int(stored[key])}, which NIfTI does not know; its orientation is "
+                            "uncertain.")
 
 
 def read_voxels(image: nib.spatialimages.SpatialImage, path: str | os.PathLike) -> np.ndarray:
     """All voxels in the file's own axis order, scale factors applied, in the narrowest dtype that holds them.
 
     Raises:
-        UserError: the voxel data is truncated or damaged.
+        UserError: the voxel data is truncated or damaged, longer than the header says, or does not fit in memory.
     """
     try:
-        voxels = np.asanyarray(image.dataobj)
-    except MemoryError:
+        voxels = _stored_voxels(image, path)
+    except MemoryError as error:
+        raise UserError(f"the voxels of {path} do not fit in memory; its header says {image.shape}.") from error
+    except UserError:
         raise
     except Exception as error:
         raise UserError(f"the voxels of {path} cannot be read ({_first_line(error)}).") from error
     if voxels.dtype.kind not in "biuf":
         raise UserError(f"{path} holds {voxels.dtype} voxels; expected one number per voxel.")
     return voxels
+
+
+def _stored_voxels(image: nib.spatialimages.SpatialImage, path: str | os.PathLike) -> np.ndarray:
+    if not isinstance(image, nib.Nifti1Image):
+        return np.asanyarray(image.dataobj)
+    if not os.fspath(path).lower().endswith(".gz"):
+        voxels = np.asanyarray(image.dataobj)
+        _refuse_surplus(image, path, os.path.getsize(path) - _end_of_voxels(image))
+        return voxels
+    # nibabel stops after the last voxel and never meets the checksum behind it, so damaged bytes would pass.
+    with gzip.open(path) as file:
+        voxels = np.asanyarray(type(image).from_stream(file).dataobj)
+        surplus = 0
+        while chunk := file.read(1 << 20):
+            surplus += len(chunk)
+            _refuse_surplus(image, path, surplus)
+    return voxels
+
+
+def _end_of_voxels(image: nib.Nifti1Image) -> int:
+    return int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
+
+
+def _refuse_surplus(image: nib.Nifti1Image, path: str | os.PathLike, surplus: int) -> None:
+    """Some programs pad a file, but a whole slice too much means that the header states another size or type."""
+    if surplus > 0 and surplus >= math.prod(image.shape[:2]) * image.get_data_dtype().itemsize:
+        shape = "x".join(str(size) for size in image.shape)
+        raise UserError(f"{path} holds more voxels than its header says ({shape}, {image.get_data_dtype()}); one of "
+                        "the two is damaged.")
 
 
 def digest_array(voxels: np.ndarray, affine: np.ndarray) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from mnseg.data.importers.common import Case, Source, require_files, wrong_layou
 from mnseg.data.importers.overlay import describe_volumes
 from mnseg.data.volume_io import case_id
 from mnseg.errors import UserError
+from mnseg.files import read_json
 
 __all__ = ["find"]
 
@@ -55,9 +55,9 @@ def find(src: Path) -> Source:
 
 def _read(index: Path) -> dict[str, Any]:
     try:
-        content = json.loads(index.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{index} cannot be read ({error}).") from error
+        content = read_json(index, "index")
+    except OSError as error:
+        raise UserError(f"{index} cannot be read ({error.strerror}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("training"), list) or not content["training"]:
         keys = ", ".join(content) if isinstance(content, dict) else "no keys"
         raise UserError(f'{index} is not a Decathlon index: looked for a list "training" of images with labels, found '
