@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
     "hidden_cases": 0,
     "model_2d": "segformer-tiny-random",
     "pretrained": False,
+    "finetuning": "decoder",
     "lora_rank": 4,
     "slice_axis": 2,
     "network_def": {
@@ -43,7 +44,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """Bitwise equality of two runs needs the same number of threads."""
     threads = torch.get_num_threads()

@@ -54,7 +54,8 @@ def simulate(
     """
     overrides = dict(overrides or {})
     _require_free_keys(overrides)
-    files = _with_federated([Path(path) for path in config_files])
+    # Absolute: MonaiAlgo takes relative ones from the bundle's folder.
+    files = _with_federated([Path(path).absolute() for path in config_files])
     config = _server_config(files, overrides)
     ends = round_ends(config.get_parsed_content("max_epochs"), rounds)
     server = _Server(Path(run_dir) / "global", list(sites), ends)
