@@ -27,6 +27,7 @@ BROUGHT_BY = {
     "transformers": "transformers",
     "huggingface_hub": "transformers",
     "peft": "peft",
+    "fire": "fire",
     "itk": "itk",
     "pydicom": "pydicom",
     "PIL": "matplotlib",

@@ -62,6 +62,7 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_import(commands)
     _add_phantom(commands)
     _add_dicom(commands)
+    _add_federate(commands)
     report = commands.add_parser("report", help="show a run in pictures, as one HTML page")
     report.set_defaults(run=_run_report)
     if "report" in argv[:1]:
@@ -269,6 +270,12 @@ def _add_dicom(commands: argparse._SubParsersAction) -> None:
 
     add_seg_to_nifti(commands, _names)
     add_dicom_seg(commands, _names)
+
+
+def _add_federate(commands: argparse._SubParsersAction) -> None:
+    from mnseg.federated_command import add_federate
+
+    add_federate(commands)
 
 
 def _run_report(args: argparse.Namespace) -> int:

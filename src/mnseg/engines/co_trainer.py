@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from ignite.engine import Events
-from monai.engines import Trainer
+from monai.engines import SupervisedTrainer, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -31,7 +31,7 @@ class NonFiniteLossError(UserError):
     """Loss or gradient became NaN or infinite; raised before the optimizer's step: the weights are still sound."""
 
 
-class CoTrainer(Trainer):
+class CoTrainer(SupervisedTrainer):
     """Iterative co-training of a 3D and a 2D network through pseudo-labels (M&N, Yeung et al., MLMI 2025, Sec. 2).
 
     Stage 1 (epochs ``1 .. stage_1_epochs``): both networks learn every labeled batch, independently (Eq. 1).
@@ -45,6 +45,8 @@ class CoTrainer(Trainer):
     Published on ``engine.state`` at the start of every epoch: ``stage`` (1 or 2), ``stage_epoch`` (from 1),
     ``student`` ("both", "3d", "2d"); during the run ``unlabeled_seen`` (patches so far). ``engine.state.output`` holds
     the losses as floats: ``loss_labeled_3d``, ``loss_unlabeled_3d``, ``loss_labeled_2d``, ``loss_unlabeled_2d``.
+
+    A ``SupervisedTrainer`` of ``network`` to all of MONAI that asks for one, such as ``monai.fl``'s ``MonaiAlgo``.
 
     Args:
         device: where to train.
@@ -105,7 +107,10 @@ class CoTrainer(Trainer):
         super().__init__(
             device=device,
             max_epochs=max_epochs,
-            data_loader=train_data_loader,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=CoTrainingLoss() if loss is None else loss,
             epoch_length=epoch_length,
             decollate=False,
         )
@@ -114,7 +119,7 @@ class CoTrainer(Trainer):
         self.optimizers = {"3d": optimizer, "2d": optimizer_2d}
         # Teachers need no gradient, so none of what DistributedDataParallel adds.
         self.teachers = {"3d": unwrap(network if teacher_3d is None else teacher_3d), "2d": unwrap(network_2d)}
-        self.loss = CoTrainingLoss() if loss is None else loss
+        self.loss = self.loss_function
         self.roles = roles
         self.micro_batch_size = micro_batch_size
         self.slice_stride = slice_stride
