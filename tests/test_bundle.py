@@ -17,7 +17,7 @@ from mnseg.bundle import (
     require_sound_settings,
     unknown_keys,
 )
-from mnseg.errors import UserError, user_error_in
+from mnseg.errors import user_error_in
 
 MODULE_NAMES = ("refuse_unknown_keys", "require_sound_settings", "config_text", "model_overlay")
 CONFIG = {

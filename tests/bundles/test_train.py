@@ -352,7 +352,7 @@ def test_overlays_hold_known_keys_alone(path):
     assert unknown_keys(dict.fromkeys(overlay_keys(path)), known) == []
 
 
-@pytest.mark.parametrize("path", [p for p in OVERLAYS if p.stem != "paper"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in OVERLAYS if p.stem not in ("paper", "default")], ids=lambda p: p.stem)
 def test_overlays_build_a_trainer(path, data, tmp_path):
     """Merged with train.json, its own values kept, everything built, nothing trained."""
     own = set(overlay_keys(path)) - {"model_2d"}  # weights of a hub: no part of the tests

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pytest
 from ignite.engine import Events
 
 from mnseg.handlers import ProgressHandler
