@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/DATASET_LABELS in the repository")
     parser.add_argument("--datalist", type=Path, metavar="FILE", help="default: written to OUT/datalist.json")
     parser.add_argument("--rows", nargs="+", default=DEFAULT_ROWS, metavar="ROW", help=f"of {', '.join(ABLATIONS)}, or "
-                        f"files of configs/ablations (default: {' '.join(DEFAULT_ROWS)})")  # fmt: skip
+                        f"files of configs/{{ablations,networks}} (default: {' '.join(DEFAULT_ROWS)})")  # fmt: skip
     parser.add_argument("--recipe", default="configs/recipes/cpu.json", metavar="FILE")
     parser.add_argument("--extra", default="", metavar="'KEY=VALUE …'", help="overrides of the recipe, for every row")
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side (default: 1)")

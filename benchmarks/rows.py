@@ -33,7 +33,7 @@ ABLATIONS = {
 
 
 def ablation_of(row: str) -> str | None:
-    """Overlay of a row; any file of configs/ablations/ is a row.
+    """Overlay of a row; any file of configs/ablations/ or configs/networks/ is a row.
 
     Raises:
         UserError: for a row without one.
@@ -41,10 +41,12 @@ def ablation_of(row: str) -> str | None:
     name = ABLATIONS.get(row, row)
     if name is None:
         return None
-    path = f"configs/ablations/{name}.json"
-    if not (ROOT / path).is_file():
-        raise UserError(f"There is no row '{row}': give {', '.join(ABLATIONS)} or a file name of configs/ablations.")
-    return path
+    paths = [f"configs/{folder}/{name}.json" for folder in ("ablations", "networks")]
+    found = [path for path in paths if (ROOT / path).is_file()]
+    if not found:
+        known = ", ".join(ABLATIONS)
+        raise UserError(f"There is no row '{row}': give {known} or a file of configs/ablations, configs/networks.")
+    return found[0]
 
 
 def train_command(row: str, run_dir: Path, args: argparse.Namespace) -> list[str]:

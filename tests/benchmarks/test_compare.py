@@ -129,6 +129,7 @@ def test_extra_settings_cannot_undo_what_makes_a_row(tmp_path):
     assert "--sampling" not in command
     assert "--model_2d" in command
     assert "--model_2d" not in rows.train_command("resunet50", tmp_path, args)  # the row names its own
+    assert "configs/networks/swin_unetr.json" in " ".join(rows.train_command("swin_unetr", tmp_path, args))
     with pytest.raises(UserError, match="no row 'nonsense'"):
         rows.train_command("nonsense", tmp_path, args)
 
