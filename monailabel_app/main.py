@@ -86,9 +86,8 @@ class MnsegApp(MONAILabelApp):
 
     def on_init_complete(self) -> None:
         """The server is about to answer."""
-        from monailabel.app import app as api
-
         from lib.server.install import install
+        from monailabel.app import app as api
 
         with leave_with_a_sentence():
             only_server_of(self.app_conf.workspace)
