@@ -99,7 +99,7 @@ def test_a_kill_while_writing_leaves_the_old_file(scans, folder, monkeypatch):
 
 
 def test_eight_threads_lose_nothing(folder, tmp_path_factory):
-    for k in range(40):
+    for k in range(16):
         (folder / f"s{k}.nii.gz").write_bytes(b"")
     scans = LocalScans(folder)  # with its watcher, which reloads the index behind our back
     scans.folder_of_uploads = tmp_path_factory.mktemp("uploads")
@@ -107,7 +107,7 @@ def test_eight_threads_lose_nothing(folder, tmp_path_factory):
 
     def work(k):
         try:
-            for n in range(k, 40, 8):
+            for n in range(k, 16, 8):
                 put(scans, f"s{n}", f"label {n}".encode())
                 scans.update_image_info(f"s{n}", {"seen": k})
                 scans.status(), scans.list_images(), scans.get_unlabeled_images(), scans.json()
@@ -120,10 +120,10 @@ def test_eight_threads_lose_nothing(folder, tmp_path_factory):
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failures and len(scans.get_labeled_images()) == 40
+    assert not failures and len(scans.get_labeled_images()) == 16
     again = opened(folder)
-    assert len(again.get_labeled_images()) == 40
-    for n in range(40):
+    assert len(again.get_labeled_images()) == 16
+    for n in range(16):
         with open(again.get_label_uri(f"s{n}", "final"), "rb") as file:
             assert file.read() == f"label {n}".encode()
         assert again.get_image_info(f"s{n}")["seen"] == n % 8

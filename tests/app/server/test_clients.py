@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import requests
 import SimpleITK as sitk
-from conftest import LABELS
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
+
+from conftest import LABELS
 
 # As the plugin sends them: every key of the model's config, lists reduced to their first element, then its own.
 SLICER = {"largest_component": False, "result_extension": ".nrrd", "result_dtype": "uint8"}

@@ -93,11 +93,11 @@ def test_other_keys_of_a_request_reach_nothing(server, published, tmp_path):
     """As config keys, as paths, as devices: a mask comes as always."""
     trap = tmp_path / "was_here"
     call = f"$__import__('pathlib').Path('{trap}').touch()"
-    keys = ("bundle_root", "network_def", "device", "imports", "image", "image_id", "name", "model", "run", "patch_size")
+    keys = ("bundle_root", "network_def", "device", "imports", "image", "image_id", "name", "model", "run", "spacing")
     plain = infer(server, params={"result_extension": ".nii"}, output="image")
     tricked = infer(server, params={**dict.fromkeys(keys, call), "result_extension": ".nii"}, output="image")
     assert tricked.status_code == 200 and tricked.content == plain.content and not trap.exists()
-    answer = requests.post(f"{server.url}/train/mnseg", json={key: call for key in keys})
+    answer = requests.post(f"{server.url}/train/mnseg", json=dict.fromkeys(keys, call))
     assert answer.status_code == 200 and not trap.exists()
     requests.delete(f"{server.url}/train/")
     refused(requests.post(f"{server.url}/train/mnseg", json={"from_scratch": call}), 400, "from_scratch")
@@ -109,7 +109,7 @@ def test_labels_that_are_none(server, unlabeled):
     refused(save(server, label_bytes(server, lambda a: a * 0)), 400, "empty")
     refused(save(server, label_bytes(server, lambda a: a + 7)), 400, "value")
     refused(save(server, label_bytes(server, lambda a: a / 2)), 400, "fractional")
-    refused(save(server, label_bytes(server, shape=(16, 16, 16))), 409, "voxels of its scan")
+    refused(save(server, label_bytes(server, shape=(40, 40, 40))), 409, "voxels of its scan")
     refused(save(server, label_bytes(server, affine=np.eye(4))), 409, "another place")
     refused(save(server, label_bytes(server), image="nobody"), 404, "no image 'nobody'")
     refused(save(server, label_bytes(server), tag="../../x"), 400, "cannot be saved as")
