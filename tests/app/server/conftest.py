@@ -1,4 +1,4 @@
-"""One server for all tests of this folder, in a thread of this process, with a tiny model and a training that is none."""
+"""One server for all tests of this folder, in a thread of this process: a tiny model, a training that is none."""
 
 from __future__ import annotations
 
