@@ -11,7 +11,6 @@ from torch import Tensor
 
 __all__ = ["class_disagreement", "feature_names", "mean_disagreement", "scan_features"]
 
-FAINT = 0.1
 SPECK = 10.0
 PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 MOST_VOXELS = 500_000
@@ -19,37 +18,33 @@ OF_IMAGE = tuple(f"p{p}" for p in PERCENTILES)
 OF_CLASS = ("log volume", "mean", "std", "x", "y", "z", "size x", "size y", "size z")
 
 
-def class_disagreement(p: Tensor, q: Tensor, faint: float = FAINT, speck: float = SPECK) -> list[float | None]:
-    """Disagreement of two networks about a scan, for each foreground class: 0 (equal maps) to 1 (disjoint ones).
+def class_disagreement(a: Tensor, b: Tensor, num_classes: int, speck: float = SPECK) -> list[float | None]:
+    """Disagreement of two networks about a scan, for each foreground class: 0 (equal masks) to 1 (disjoint ones).
 
-    One minus the soft Dice with squared denominator (Milletari et al., V-Net, 2016)::
+    One minus the Dice of the two masks, with A_c and B_c the voxels that either network gives to class c::
 
-        d_c = sum_v (p_cv - q_cv)^2 / (speck + sum_v p_cv^2 + sum_v q_cv^2),   v: max(p_cv, q_cv) >= faint
+        d_c = (|A_c \\ B_c| + |B_c \\ A_c|) / (|A_c| + |B_c| + speck)
 
-    - Normalised for size: numerator and denominator both grow with the object, so a large organ is not chosen because
-      its surface is large. Entropy or the mean difference over all voxels would mostly measure the object's size.
-    - The denominator is squared because 1 - 2 sum(pq) / sum(p + q) is not 0 for two equal maps that are both unsure;
-      that would be the uncertainty of each, not their disagreement.
-    - Faint voxels are left out: a scan has so many of them that what a softmax leaves on the background would otherwise
-      decide about a small structure, and would make one out of nothing where there is none.
+    - Normalised for size: both grow with the object, so that a large organ is not chosen because its surface is large.
+      Entropy or the mean difference of probabilities over all voxels mostly measure the object's size.
+    - Of masks, not of probabilities: what is left on the background by a softmax, over millions of voxels, says nothing
+      about a small structure; and two maps that are equally unsure do not disagree. The error that a label would
+      correct is one of masks, too; docs/benchmarks.md compares the two.
     - ``speck`` voxels in the denominator: few voxels that one network alone sees are no whole disagreement (3 voxels:
-      0.23, 100 voxels: 0.91).
+      0.23, 100 voxels: 0.91), while for a structure of some hundred voxels the term hardly counts.
 
     Args:
-        p, q: probabilities of the foreground classes, (K - 1, H, W, D), on the same grid.
-        faint: smallest probability that counts.
+        a, b: masks of the two networks (H, W, D), classes 0..K-1.
+        num_classes: K.
         speck: in voxels, see above.
 
     Returns:
         K - 1 numbers; None for a class that neither network sees: that they agree about nothing proves nothing.
     """
-    result: list[float | None] = []
-    for one, other in zip(p, q, strict=True):  # class by class: no temporary of all classes
-        seen = torch.maximum(one, other) >= faint
-        a, b = one[seen].double(), other[seen].double()
-        size = float(a.square().sum() + b.square().sum())
-        result.append(float((a - b).square().sum()) / (speck + size) if len(a) else None)
-    return result
+    pairs = torch.bincount((a.long() * num_classes + b.long()).flatten(), minlength=num_classes**2)
+    pairs = pairs.reshape(num_classes, num_classes).double()
+    sizes, both = (pairs.sum(dim=0) + pairs.sum(dim=1)).tolist(), pairs.diagonal().tolist()
+    return [(sizes[c] - 2 * both[c]) / (sizes[c] + speck) if sizes[c] else None for c in range(1, num_classes)]
 
 
 def mean_disagreement(classes: Sequence[float | None]) -> float | None:

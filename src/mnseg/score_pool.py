@@ -84,7 +84,7 @@ class PoolScorer:
     The file is replaced as a whole every ``SAVE_SECONDS`` and at the end; a repeated run goes on where the last one
     stopped, and scores again what has changed: everything after another checkpoint, a scan whose file is another one.
     Scans come in the order of a hash of their case, so that the first ones are a fair sample of the pool. Memory: the
-    scan, ``2 (K - 1)`` float maps of its size, and one batch of windows. Nothing is drawn at random.
+    scan, K float maps of its size, and one batch of windows. Nothing is drawn at random.
 
     ``scores.json`` holds under "scans" for each case "features" (``scan_features``), for those scored also
     "disagreement" (null: neither network sees anything) and "classes", or, where a scan could not be scored, a "fault".
@@ -95,6 +95,7 @@ class PoolScorer:
         transform: loads an item's "image", as for training.
         inferer: sliding window; give it ``device="cpu"``, where the maps of the whole scan are put together.
         class_names: K names, the background first.
+        in_channels: C.
         device: where the networks run.
         scores_file: see above.
         checkpoint: SHA-256 from ``load_networks``.
@@ -109,6 +110,7 @@ class PoolScorer:
         transform: Compose,
         inferer: Inferer,
         class_names: Sequence[str],
+        in_channels: int,
         device: torch.device | str,
         scores_file: str | Path,
         checkpoint: str,
@@ -122,6 +124,7 @@ class PoolScorer:
         self.transform = transform
         self.inferer = inferer
         self.class_names = list(class_names)
+        self.in_channels = in_channels
         self.device = torch.device(device)
         self.path = Path(scores_file)
         self.amp_dtype = None if amp_dtype is None else AMP_DTYPES[amp_dtype]
@@ -129,7 +132,6 @@ class PoolScorer:
         overlap = getattr(inferer, "overlap", None)
         self.made_with = {"format": FORMAT, "checkpoint": checkpoint, "class_names": self.class_names,
                           "overlap": overlap, "amp_dtype": amp_dtype}  # fmt: skip
-        self.channels = 1
 
     def run(self, pool: Sequence[Mapping[str, Any]], labeled: Sequence[Mapping[str, Any]] = ()) -> Path:
         """Score the scans of ``pool``, describe those of ``labeled`` (the 3D network alone predicts them).
@@ -186,31 +188,28 @@ class PoolScorer:
         image = self.transform({"image": item["image"], "case": item["case"]})["image"]
         spacing = affine_to_spacing(image.affine).tolist() if hasattr(image, "affine") else [1.0, 1.0, 1.0]
         image = image.as_tensor() if hasattr(image, "as_tensor") else torch.as_tensor(image)
-        maps = self._predict(image, ("3d", "2d") if scored else ("3d",))
-        p = maps[: len(self.class_names) - 1]
-        if not torch.isfinite(maps).all():
-            raise UserError(f"the networks' output for {item['case']} is not finite; train again.")
+        mask = self._predict(image, "3d", item["case"])
         record: dict[str, Any] = {}
         if scored:
-            classes = class_disagreement(p, maps[len(p) :])
+            classes = class_disagreement(mask, self._predict(image, "2d", item["case"]), len(self.class_names))
             value = mean_disagreement(classes)
             record["disagreement"] = None if value is None else round(value, 6)
             named = zip(self.class_names[1:], classes, strict=True)
             record["classes"] = {name: None if v is None else round(v, 6) for name, v in named}
-        self.channels = len(image)
-        features = scan_features(image, _mask(p), len(self.class_names), spacing)
+        features = scan_features(image, mask, len(self.class_names), spacing)
         return record | {"features": [float(f"{value:.6g}") for value in features]}
 
-    def _predict(self, image: Tensor, names: Sequence[str]) -> Tensor:
-        """Foreground probabilities (len(names) (K - 1), H, W, D) on the CPU."""
+    def _predict(self, image: Tensor, name: str, case: str) -> Tensor:
+        """Mask (H, W, D) of one network, as inference.json makes it: the mean of the windows' logits decides."""
 
-        def both(window: Tensor) -> Tensor:
-            window = window.to(self.device)
+        def network(window: Tensor) -> Tensor:
             with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-                logits = [self.networks[name](window) for name in names]
-            return torch.cat([values.float().softmax(dim=1)[:, 1:] for values in logits], dim=1)
+                return self.networks[name](window.to(self.device)).float()
 
-        return self.inferer(image[None].float().cpu(), both)[0].cpu()
+        logits = self.inferer(image[None].float().cpu(), network)[0]
+        if not torch.isfinite(logits).all():
+            raise UserError(f"the {name.upper()} network's output for {case} is not finite; train again.")
+        return logits.argmax(dim=0).cpu()
 
     def _require_some(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         faults = [record["fault"] for record in records.values() if "fault" in record]
@@ -218,8 +217,9 @@ class PoolScorer:
             raise UserError(f"Not one of {len(faults)} scans could be scored; the first: {faults[0]}")
 
     def _save(self, records: Mapping[str, Any], complete: bool) -> Path:
-        names = feature_names(self.class_names, self.channels)
-        content = self.made_with | {"complete": complete, "feature_names": names, "scans": dict(sorted(records.items()))}
+        names = feature_names(self.class_names, self.in_channels)
+        content = self.made_with | {"complete": complete, "feature_names": names}
+        content["scans"] = dict(sorted(records.items()))
         return atomic_write(self.path, lambda path: path.write_text(json.dumps(content, indent=1) + "\n"))
 
 
@@ -227,9 +227,8 @@ def _hash(item: Mapping[str, Any]) -> str:
     return sha256(item["case"].encode()).hexdigest()
 
 
-def _stamp(image: str | Sequence[str]) -> str:
-    files = [image] if isinstance(image, str) else list(image)
-    return sha256(json.dumps([stamp_of(file) for file in files]).encode()).hexdigest()[:16]
+def _stamp(image: str) -> str:
+    return sha256(json.dumps(stamp_of(image)).encode()).hexdigest()[:16]
 
 
 def _is_current(record: Mapping[str, Any], item: Mapping[str, Any], scored: bool) -> bool:
@@ -239,12 +238,6 @@ def _is_current(record: Mapping[str, Any], item: Mapping[str, Any], scored: bool
         return record.get("stamp") == _stamp(item["image"])
     except OSError:
         return False
-
-
-def _mask(p: Tensor) -> Tensor:
-    """Most probable class (H, W, D) from the probabilities of the foreground classes."""
-    value, index = p.max(dim=0)
-    return torch.where(value > 1 - p.sum(dim=0), index + 1, 0)
 
 
 def _told(record: Mapping[str, Any]) -> str:
