@@ -169,7 +169,8 @@ class Reservations:
         if self.path is None or not self.path.exists():
             return
         try:
-            kept = [Reservation(**entry) for entry in json.loads(self.path.read_text())]
-            self._open = {entry.image: entry for entry in kept if entry.until + entry.since > 0}
-        except (OSError, ValueError, TypeError) as error:
+            entries = json.loads(self.path.read_text())
+            kept = [Reservation(e["image"], e["client"], float(e["since"]), float(e["until"])) for e in entries]
+            self._open = {reservation.image: reservation for reservation in kept}
+        except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s cannot be read (%s): no scan counts as open", self.path, error)
