@@ -37,10 +37,13 @@ class PublishedInfer(InferTask):
         conf: the server's configuration.
         registry: its ``published()`` is asked at every request.
         traffic: told about every inference.
+        provenance: keeps the mask of every scan of the studies (``request["image_id"]``) that is served.
         labeled: how many scans have a label, for the answer while there is no model.
     """
 
-    def __init__(self, conf: AppConf, registry: Any, traffic: Traffic, labeled: Callable[[], int]) -> None:
+    def __init__(
+        self, conf: AppConf, registry: Any, traffic: Traffic, provenance: Any, labeled: Callable[[], int]
+    ) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=conf.label_indices,
@@ -48,7 +51,8 @@ class PublishedInfer(InferTask):
             description="",
             config={"largest_component": conf.largest_component},
         )
-        self.conf, self.registry, self.traffic, self.labeled = conf, registry, traffic, labeled
+        self.conf, self.registry, self.traffic, self.provenance = conf, registry, traffic, provenance
+        self.labeled = labeled
         self._predictors: dict[str, Any] = {}
         self._lock = threading.Lock()
         self.colors = label_colors(conf.labels)
@@ -94,13 +98,13 @@ class PublishedInfer(InferTask):
             loaded = time.perf_counter()
             prediction = predictor.predict(request["image"], request.get("name", ""))
             after = time.perf_counter()
-            mask = prediction.mask.numpy().astype(options.dtype)
+            mask = prediction.mask.numpy().astype(np.uint8)
             if options.largest_component:
                 mask = keep_largest(mask)
             cleaned = time.perf_counter()
             notice = f"{version.name}; {NOTICE}"
             path = _temporary(options.extension)
-            write_mask(path, mask, prediction.affine.numpy(), notice, options.compress)
+            write_mask(path, mask.astype(options.dtype), prediction.affine.numpy(), notice, options.compress)
         latencies = {
             "load": loaded - begun,
             **prediction.seconds,
@@ -108,7 +112,18 @@ class PublishedInfer(InferTask):
             "write": time.perf_counter() - cleaned,
             "total": time.perf_counter() - begun,
         }
+        if image_id := request.get("image_id"):
+            self._note(image_id, mask, prediction.affine.numpy(), version)
         return str(path), self._answer(version, mask, latencies)
+
+    def _note(self, image_id: str, mask: np.ndarray, affine: np.ndarray, version: Any) -> None:
+        """Keep what was served: without it nobody could tell later what a person changed."""
+        path = _temporary(".nii.gz")
+        try:
+            write_mask(path, mask, affine, f"{version.name}; {NOTICE}")
+            self.provenance.served(image_id, path, version.id)
+        finally:
+            path.unlink()
 
     def _answer(self, version: Any, mask: np.ndarray, latencies: Mapping[str, float]) -> dict[str, Any]:
         found = centroids(mask, self.conf.labels)
