@@ -29,7 +29,7 @@ class WorkspaceLock:
         if self._file is not None:
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(self.path, "a+")
+        file = open(self.path, "a+")  # noqa: SIM115, it stays open as long as the lock is ours
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

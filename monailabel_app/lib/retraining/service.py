@@ -20,8 +20,8 @@ from lib.retraining.policy import Decision, PolicySettings, PolicyState, StateSt
 from lib.trainers.datalist import known_scans
 from lib.trainers.job import Job, Runs
 from lib.trainers.process import Child, ChildError, StoppedError
-from lib.trainers.progress import Progress, read_progress
 from lib.trainers.programs import Programs
+from lib.trainers.progress import Progress, read_progress
 from lib.trainers.settings import config_files, merged_settings
 from lib.trainers.split import split_scans
 from lib.trainers.steps import Steps, enough_to_train

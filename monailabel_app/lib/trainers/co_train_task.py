@@ -18,14 +18,12 @@ class CoTrainTask(TrainTask):
     """Co-training on labeled and unlabeled scans; `TrainingService` does it.
 
     Args:
-        service: see there.
-        registry: whose published version the accuracy bar shows.
+        service: see there; the accuracy bar shows the published version of its registry.
     """
 
-    def __init__(self, service: TrainingService, registry: Any) -> None:
+    def __init__(self, service: TrainingService) -> None:
         super().__init__("Co-training of a 2D and a 3D network on labeled and unlabeled scans (M&N)")
         self.service = service
-        self.registry = registry
 
     def config(self) -> dict[str, Any]:
         """What a client may send; Slicer sends every key back, so the values do no harm."""
@@ -38,7 +36,7 @@ class CoTrainTask(TrainTask):
             before the first version that of the training under way.
         epoch, total_epochs: of the newest training; total_time once it has ended, else current_time (h:mm:ss).
         """
-        published = self.registry.published()
+        published = self.service.registry.published()
         task, progress = self.service.task(), self.service.progress()
         dice = None if published is None else (published.facts.get("verdict") or {}).get("dice")
         if dice is None and progress is not None:

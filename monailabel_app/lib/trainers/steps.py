@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from lib.conf import AppConf
 from lib.durable import durable_json, durable_write
-from lib.registry.gate import judge
 from lib.registry.measure import CaseResult
 from lib.trainers.comparison import plan_comparison
 from lib.trainers.datalist import Pool, gather, known_scans, write_fold_datalist, write_run_datalist
@@ -287,6 +286,8 @@ class Steps:
 
     def judge(self) -> None:
         """Publish the version, or keep it back, and say why."""
+        from lib.registry.gate import judge  # here: scipy.stats takes a second or two to import
+
         version, published = self.registry.get(self.job.facts["version"]), self.registry.published()
         if published is not None and published.id == version.id:
             self.job.update(outcome="published")  # killed between publishing and the line that says so

@@ -73,8 +73,8 @@ class WarmStartHandler:
         raise self._unreadable("no weights in it")
 
     def _unreadable(self, why: str) -> UserError:
-        return UserError(f"warm_start {self.path} cannot be read ({why}): name the checkpoint.pt or model.pt of another "
-                         "run, or set warm_start to null.")
+        return UserError(f"warm_start {self.path} cannot be read ({why}): name the checkpoint.pt or model.pt of "
+                         "another run, or set warm_start to null.")
 
     def _compare(self, saved: Mapping[str, str]) -> None:
         """The same structures under other numbers would load without an error, and teach wrong names."""
