@@ -56,6 +56,8 @@ class AppConf:
     max_upload_mb: size of the largest file that may be sent, in megabytes.
     seg_sources: programs whose DICOM SEG objects count as labels although they do not say that a person drew them.
     threads: CPU threads of training and inference each; 0: all.
+    warm_epochs: share of the epochs that a training takes which begins with the published version's networks. Half:
+        both networks know the task already, and the rate falls over what is left as over a whole training.
     """
 
     app_dir: Path
@@ -83,6 +85,7 @@ class AppConf:
     max_upload_mb: float = 1024.0
     seg_sources: tuple[str, ...] = ()
     threads: int = 0
+    warm_epochs: float = 0.5
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -273,4 +276,5 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "max_upload_mb": _number(float, 0.001),
     "seg_sources": lambda key, text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "threads": _number(int, 0),
+    "warm_epochs": _number(float, 0.01, 1),
 }
