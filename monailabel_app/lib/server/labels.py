@@ -104,6 +104,7 @@ class Submissions:
         image_id = submission.facts["image"]
         edit = noted or self.app.provenance.submitted(image_id, submission.mask, submission.facts["author"])
         self.app.training.label_saved(image_id)
+        self.app.reservations.release(image_id)
         return {"edit": dict(edit)}
 
     def _noted(self, submission: Submission) -> Mapping[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -13,13 +12,11 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import use_fakes  # noqa: E402
+from server_parts import LABELS, SIZE, tiny_run, use_fakes  # noqa: E402
 
 monailabel = pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install 'mnseg[app]')")
 
 APP = Path(__file__).parents[3] / "monailabel_app"
-LABELS = ("lobe", "bean", "tube")
-SIZE = 32
 
 
 @pytest.fixture(scope="session")
@@ -81,24 +78,6 @@ def running(studies, conf):
     yield Server(f"http://127.0.0.1:{port}", app_instance(), Path(studies))
     served.should_exit = True
     thread.join(10)
-
-
-def tiny_run(folder, seed, labels=LABELS):
-    """What a run leaves behind, with random weights: another seed, other masks."""
-    import torch
-    from monai.networks.nets import BasicUNet
-
-    options = {"spatial_dims": 3, "in_channels": 1, "out_channels": len(labels) + 1, "features": [4] * 6}
-    torch.manual_seed(seed)
-    folder.mkdir(parents=True)
-    torch.save(BasicUNet(**options).state_dict(), folder / "model.pt")
-    overlay = {
-        "class_names": ["background", *labels],
-        "patch_size": [SIZE] * 3,
-        "network_def": {"_target_": "BasicUNet", **options},
-    }
-    (folder / "model.json").write_text(json.dumps(overlay))
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,23 @@
-"""A training that trains nothing, so that routes can be tested in a second."""
+"""A tiny model, and a training that trains nothing, so that routes can be tested in a second."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 
 from lib.errors import RequestError
+
+LABELS = ("lobe", "bean", "tube")
+SIZE = 32
 
 
 class FakeTraining:
     """Has the methods of ``lib.retraining.service.TrainingService``; `calls` says what was asked of it."""
 
     def __init__(self, conf, datastore, registry, provenance, traffic, clock=time.time):
-        self.conf, self.calls, self.saved = conf, [], []
+        self.conf, self.registry, self.calls, self.saved = conf, registry, [], []
         self._task, self._ids, self.enabled = None, itertools.count(1), True
         self._lock = threading.Lock()
 
@@ -27,7 +31,7 @@ class FakeTraining:
         with self._lock:
             self.saved.append(image_id)
 
-    def now(self, by, from_scratch=False):
+    def now(self, by, from_scratch=False, enqueue=False):
         if self._task and self._task["status"] == "RUNNING":
             raise RequestError(429, "A training is under way; stop it first.")
         self.calls.append(("now", by, from_scratch))
@@ -36,11 +40,13 @@ class FakeTraining:
         log.write_text("epoch 1 of 9 <b>\n")
         self._task = {"id": str(next(self._ids)), "status": "RUNNING", "start_ts": "2026-01-01 00:00:00",
                       "request": {"model": "mnseg"}, "details": ["epoch 1 of 9"]}
+        return self.task()
 
     def stop(self, by):
         self.calls.append(("stop", by))
-        if self._task:
-            self._task |= {"status": "STOPPED", "end_ts": "2026-01-01 00:00:09", "details": []}
+        if not self._task or self._task["status"] != "RUNNING":
+            raise RequestError(404, "No training is running.")
+        self._task = self._task | {"status": "STOPPED", "end_ts": "2026-01-01 00:00:09", "details": []}
 
     def enable(self, on, by):
         self.calls.append(("enable", on, by))
@@ -52,8 +58,11 @@ class FakeTraining:
     def task(self):
         return self._task
 
-    def statistics(self):
-        return {"best_metric": 0.8}
+    def tasks(self):
+        return [self._task] if self._task else []
+
+    def progress(self):
+        return None
 
 
 def use_fakes():
@@ -61,3 +70,21 @@ def use_fakes():
     import lib.retraining.service
 
     lib.retraining.service.TrainingService = FakeTraining
+
+
+def tiny_run(folder, seed, labels=LABELS):
+    """What a run leaves behind, with random weights: another seed, other masks."""
+    import torch
+    from monai.networks.nets import BasicUNet
+
+    options = {"spatial_dims": 3, "in_channels": 1, "out_channels": len(labels) + 1, "features": [4] * 6}
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True)
+    torch.save(BasicUNet(**options).state_dict(), folder / "model.pt")
+    overlay = {
+        "class_names": ["background", *labels],
+        "patch_size": [SIZE] * 3,
+        "network_def": {"_target_": "BasicUNet", **options},
+    }
+    (folder / "model.json").write_text(json.dumps(overlay))
+    return folder
