@@ -14,7 +14,6 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from server_parts import LABELS
 
-
 # As the plugin sends them: every key of the model's config, lists reduced to their first element, then its own.
 SLICER = {"largest_component": False, "result_extension": ".nrrd", "result_dtype": "uint8"}
 IMAGE = "000"
