@@ -1,6 +1,7 @@
 """The MONAI Label app of mnseg; it only puts the parts in ``lib`` together.
 
-``monailabel start_server --app monailabel_app --studies FOLDER --conf labels "left atrium"``, or ``mnseg serve``.
+``mnseg serve``, or ``python -m monailabel.main start_server --app monailabel_app --studies FOLDER --conf labels "left
+atrium"``. (The shell script ``monailabel`` loses quotes: with it, write ``left_atrium``.)
 """
 
 from __future__ import annotations
