@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from lib.activelearning.strategies import strategies
+from lib.activelearning.reservations import Reservations
+from lib.activelearning.strategies import all_strategies
 from lib.conf import AppConf
 from lib.datastores.local import LocalScans
 from lib.errors import RequestError
@@ -52,6 +54,7 @@ class MnsegApp(MONAILabelApp):
             require_same_labels(self.registry, self.app_conf)
             self.provenance = Provenance(workspace, self.app_conf.labels)
             self.traffic = Traffic()
+            self.reservations = Reservations(self.app_conf.reserve_minutes, path=workspace / "reservations.json")
             super().__init__(
                 app_dir=app_dir,
                 studies=studies,
@@ -82,13 +85,17 @@ class MnsegApp(MONAILabelApp):
         return {MODEL_NAME: CoTrainTask(self.training)}
 
     def init_strategies(self) -> dict[str, Any]:
-        return strategies(self.app_conf, self.registry)
+        return all_strategies(self.reservations, self._scores)
+
+    def _scores(self) -> tuple[str, Path] | None:
+        """Name and scores of the published version, else of the newest: also one that is kept back knows the scans."""
+        version = self.registry.published() or next(iter(reversed(self.registry.versions())), None)
+        return (version.name, version.scores) if version else None
 
     def on_init_complete(self) -> None:
         """The server is about to answer."""
-        from monailabel.app import app as api
-
         from lib.server.install import install
+        from monailabel.app import app as api
 
         with leave_with_a_sentence():
             only_server_of(self.app_conf.workspace)

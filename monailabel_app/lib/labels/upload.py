@@ -35,13 +35,16 @@ def require_sound_upload(path: Path, max_bytes: int) -> None:
     if size == 0:
         raise RequestError(400, "The label file is empty (0 bytes); save it again.")
     if size > max_bytes:
-        large, largest = size / (1 << 20), max_bytes / (1 << 20)
-        raise RequestError(413, f"The label file has {large:.1f} MB, more than the {largest:g} MB that this server "
-                                "accepts; save it compressed (.nii.gz or .nrrd).")
+        raise RequestError(413, f"The label file has {_amount(size)}, more than the {_amount(max_bytes)} that this "
+                                "server accepts; save it compressed (.nii.gz or .nrrd).")
     if not path.name.lower().endswith(SUFFIXES):
         raise RequestError(415, "The label is no file of a kind that this server reads; send it as .nii.gz, .nii, "
                                 ".nrrd, .seg.nrrd or .mha.")
     _refuse_detached_voxels(path)
+
+
+def _amount(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MB" if size >= 1 << 20 else f"{size} bytes"
 
 
 def _refuse_detached_voxels(path: Path) -> None:

@@ -66,6 +66,8 @@ def _infer(
         path, name = _source(app, image, session_id, file, stack)
         extension = ".nii.gz" if output == "dicom_seg" else request.get("result_extension")
         known = image if file is None and not session_id else None
+        if known and isinstance(request.get("client_id"), str):
+            app.reservations.hold(known, request["client_id"][:200])
         mask, answer = task(
             {**request, "result_extension": extension, "image": path, "image_id": known, "name": name}
         )

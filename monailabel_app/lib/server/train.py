@@ -21,16 +21,16 @@ def train_routes(app: Any) -> APIRouter:
 
     @router.get("/", summary="Status of the training", dependencies=allowed("user"))
     def status(all: bool = False, check_if_running: bool = False) -> Any:
-        task = _task(app)
+        task = app.training.task()
         if task is None:
             raise RequestError(404, "No Train Tasks Found")
         if check_if_running and task["status"] not in UNDER_WAY:
             raise RequestError(404, "No Train Tasks are currently Running")
-        return [task] if all else task
+        return [_shown(one) for one in app.training.tasks()] if all else _shown(task)
 
     @router.post("/", dependencies=allowed("admin"), include_in_schema=False)
     def run(params: dict | None = None, run_sync: bool = False) -> Any:
-        return {model: {"result": _start(app, model, _part(params, model)), "detail": None} for model in app.trainers()}
+        return {model: {"result": _start(app, _part(params, model), True), "detail": None} for model in app.trainers()}
 
     @router.post("/{model}", summary="Train a model", dependencies=allowed("admin"))
     def run_model(
@@ -39,15 +39,15 @@ def train_routes(app: Any) -> APIRouter:
         if model not in app.trainers():
             raise RequestError(404, f"There is no model {model[:60]!r} that could be trained; there is "
                                     f"{', '.join(app.trainers())}.")
-        return _start(app, model, params or {})
+        return _start(app, params or {}, enqueue)
 
     @router.delete("/", summary="Stop the training", dependencies=allowed("admin"))
     def stop() -> Any:
-        task = _task(app)
+        task = app.training.task()
         if task is None or task["status"] not in UNDER_WAY:
-            raise RequestError(404, "No training is under way.")
+            return None  # as MONAI Label; Slicer takes it for done
         app.training.stop("a client")
-        return _task(app)
+        return _shown(app.training.task())
 
     return router
 
@@ -57,16 +57,14 @@ def _part(params: Mapping[str, Any] | None, model: str) -> Mapping[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _start(app: Any, model: str, params: Mapping[str, Any]) -> Any:
+def _start(app: Any, params: Mapping[str, Any], enqueue: bool) -> Any:
     from_scratch = params.get("from_scratch", False)
     if not isinstance(from_scratch, bool):
         raise RequestError(400, "from_scratch may be true or false.")
     by = params.get("client_id") or "a client"
-    app.training.now(str(by)[:80], from_scratch=from_scratch)
-    return _task(app)
+    return _shown(app.training.now(str(by)[:80], from_scratch=from_scratch, enqueue=enqueue))
 
 
-def _task(app: Any) -> dict[str, Any] | None:
+def _shown(task: Mapping[str, Any]) -> dict[str, Any]:
     """Slicer shows the last line of ``details``, so there must be one."""
-    task = app.training.task()
-    return task and {**task, "details": list(task.get("details") or [task["status"].lower()])}
+    return {**task, "details": list(task.get("details") or [task["status"].lower()])}
