@@ -63,6 +63,7 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_phantom(commands)
     _add_dicom(commands)
     _add_federate(commands)
+    _add_serve(commands)
     report = commands.add_parser("report", help="show a run in pictures, as one HTML page")
     report.set_defaults(run=_run_report)
     if "report" in argv[:1]:
@@ -276,6 +277,12 @@ def _add_federate(commands: argparse._SubParsersAction) -> None:
     from mnseg.federated_command import add_federate
 
     add_federate(commands)
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    from mnseg.serve_command import add_serve
+
+    add_serve(commands)
 
 
 def _run_report(args: argparse.Namespace) -> int:

@@ -493,3 +493,22 @@ def test_no_validation_case(data, tmp_path):
     )
     assert {p.name for p in (tmp_path / "run" / "models").iterdir()} == {"model.pt", "checkpoint.pt"}
     assert "val_dice_3d" not in history(tmp_path / "run")[-1]
+
+
+def test_a_warm_start_begins_with_both_networks_of_another_run(unbroken, data, tmp_path):
+    """With steps too small to see, the new run ends where the other one did; its epochs and rates are its own."""
+    still = {"stage_1_epochs": 1, "stage_2_epochs": 1, "learning_rate": 1e-30, "learning_rate_2d": 1e-30}
+    found = unbroken.run_dir / "models" / "checkpoint.pt"
+    train(settings(data, tmp_path, warm_start=str(found), weight_decay=0.0, **still))
+    old, new = weights(unbroken.run_dir), weights(tmp_path)
+    names = [n for n in old if n.startswith(("/network/", "/network_2d/")) and "running" not in n and "num_b" not in n]
+    assert len(names) > 20 and all(torch.equal(old[name], new[name]) for name in names)
+    assert [line["epoch"] for line in history(tmp_path)] == [1, 2]
+
+
+def test_a_checkpoint_from_before_the_key_existed_goes_on(unbroken, data, tmp_path):
+    content = torch.load(unbroken.run_dir / "models" / "checkpoint.pt", weights_only=True)
+    assert content["settings"].pop("warm_start") == "None"
+    (tmp_path / "models").mkdir()
+    torch.save(content, tmp_path / "models" / "checkpoint.pt")
+    train(settings(data, tmp_path))

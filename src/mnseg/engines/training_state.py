@@ -97,7 +97,8 @@ class TrainingState:
         different = [
             f"{name} {_short(saved.get(name))} then, {_short(self.settings.get(name))} now"
             for name in names
-            if saved.get(name) != self.settings.get(name)
+            # A checkpoint from before a setting existed was trained without it.
+            if saved.get(name, "None") != self.settings.get(name, "None")
         ]
         if different:
             raise UserError(

@@ -13,6 +13,7 @@ from mnseg.handlers.pseudo_foreground import PseudoForegroundHandler
 from mnseg.handlers.recalibration import RecalibrationHandler
 from mnseg.handlers.resume import ResumeHandler
 from mnseg.handlers.save_model import SaveModelHandler
+from mnseg.handlers.warm_start import WarmStartHandler
 
 __all__ = [
     "CheckpointHandler",
@@ -28,4 +29,5 @@ __all__ = [
     "ResumeHandler",
     "SaveModelHandler",
     "TwoStageLRHandler",
+    "WarmStartHandler",
 ]

@@ -1,0 +1,1 @@
+"""What to label next: strategies, who has which scan open, and how unlike scans are."""

@@ -1,0 +1,1 @@
+"""Where scans and labels lie."""

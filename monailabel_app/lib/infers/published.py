@@ -1,0 +1,205 @@
+"""The model that clients see: whatever version is published at the moment of the request."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from lib.conf import AppConf
+from lib.errors import RequestError
+from lib.infers.masks import DTYPES, EXTENSIONS, centroids, keep_largest, label_colors, write_mask
+from lib.infers.traffic import Traffic
+from mnseg.errors import UserError
+
+__all__ = ["MODEL_NAME", "PublishedInfer"]
+
+MODEL_NAME = "mnseg"
+NOTICE = "not for diagnosis"
+
+logger = logging.getLogger(__name__)
+
+
+class PublishedInfer(InferTask):
+    """Segments a scan with the published version.
+
+    A request keeps the version it began with: predictors are looked up once per request, and one that has been
+    replaced lives as long as a request holds it.
+
+    Args:
+        conf: the server's configuration.
+        registry: its ``published()`` is asked at every request.
+        traffic: told about every inference.
+        provenance: keeps the mask of every scan of the studies (``request["image_id"]``) that is served.
+        labeled: how many scans have a label, for the answer while there is no model.
+    """
+
+    def __init__(
+        self, conf: AppConf, registry: Any, traffic: Traffic, provenance: Any, labeled: Callable[[], int]
+    ) -> None:
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels=conf.label_indices,
+            dimension=3,
+            description="",
+            config={"largest_component": conf.largest_component},
+        )
+        self.conf, self.registry, self.traffic, self.provenance = conf, registry, traffic, provenance
+        self.labeled = labeled
+        self._predictors: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self.colors = label_colors(conf.labels)
+
+    def info(self) -> dict[str, Any]:
+        version = self.registry.published()
+        self.description = f"{version.name}, {NOTICE}" if version else self._no_model()
+        return {**super().info(), "label_colors": self.colors, "version": version.id if version else None}
+
+    def is_valid(self) -> bool:
+        return True  # shown from the start: clients hide what is not, and say nothing of why
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """File of the published weights: what MONAI Label's model routes offer."""
+        version = self.registry.published()
+        return str(version.model_file) if version else None
+
+    def warm_up(self) -> None:
+        """Load the published version before somebody waits for it."""
+        version = self.registry.published()
+        if version is not None:
+            try:
+                self._predictor(version)
+            except Exception:
+                logger.exception("%s cannot be loaded", version.name)
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Segment ``request["image"]``, a path that the server itself has chosen.
+
+        Returns:
+            a temporary file with the mask, and what the answer says about it.
+
+        Raises:
+            RequestError: 409 while there is no model; 400 for a request key of the wrong kind; 422 for a bad scan.
+        """
+        options = _Options.of(request, self.conf)
+        version = self.registry.published()
+        if version is None:
+            raise RequestError(409, self._no_model())
+        begun = time.perf_counter()
+        with self.traffic.inference():
+            predictor = self._predictor(version)
+            loaded = time.perf_counter()
+            prediction = predictor.predict(request["image"], request.get("name", ""))
+            after = time.perf_counter()
+            mask = prediction.mask.numpy().astype(np.uint8)
+            if options.largest_component:
+                mask = keep_largest(mask)
+            cleaned = time.perf_counter()
+            notice = f"{version.name}; {NOTICE}"
+            path = _temporary(options.extension)
+            write_mask(path, mask.astype(options.dtype), prediction.affine.numpy(), notice, options.compress)
+        latencies = {
+            "load": loaded - begun,
+            **prediction.seconds,
+            "post": cleaned - after,
+            "write": time.perf_counter() - cleaned,
+            "total": time.perf_counter() - begun,
+        }
+        if image_id := request.get("image_id"):
+            self._note(image_id, mask, prediction.affine.numpy(), version)
+        return str(path), self._answer(version, mask, latencies)
+
+    def _note(self, image_id: str, mask: np.ndarray, affine: np.ndarray, version: Any) -> None:
+        """Keep what was served: without it nobody could tell later what a person changed."""
+        path = _temporary(".nii.gz")
+        try:
+            write_mask(path, mask, affine, f"{version.name}; {NOTICE}")
+            self.provenance.served(image_id, path, version.id)
+        finally:
+            path.unlink()
+
+    def _answer(self, version: Any, mask: np.ndarray, latencies: Mapping[str, float]) -> dict[str, Any]:
+        found = centroids(mask, self.conf.labels)
+        return {
+            "label_names": self.labels,
+            "label_colors": self.colors,
+            "centroids": found,
+            "missing": [name for name in self.conf.labels if name not in found],
+            "latencies": {name: round(seconds, 3) for name, seconds in latencies.items()},
+            "model": version.name,
+            "version": version.id,
+            "notice": NOTICE,
+        }
+
+    def _predictor(self, version: Any) -> Any:
+        from lib.infers.predictor import Predictor  # here: it imports much, and the server should start quickly
+
+        with self._lock:
+            if version.id not in self._predictors:
+                try:
+                    predictor = Predictor(version, self.conf.bundle)
+                except UserError as error:
+                    raise RequestError(503, f"{version.name} cannot be loaded: {error}") from error
+                if predictor.class_names != list(self.conf.class_names):
+                    raise RequestError(409, f"{version.name} segments {', '.join(predictor.class_names[1:])}, but the "
+                                            f"server was started for {', '.join(self.conf.labels)}.")
+                self._predictors = {version.id: predictor}  # requests under way hold what they began with
+            return self._predictors[version.id]
+
+    def _no_model(self) -> str:
+        wanted, have = self.conf.min_labels, self.labeled()
+        if have < wanted:
+            return f"no model yet: label at least {wanted} scans ({have} so far)"
+        return f"no model yet: {have} scans are labeled, and the first training has not ended"
+
+
+class _Options:
+    """The keys of a request that mean something here, checked; all others are ignored and go nowhere."""
+
+    def __init__(self, extension: str, dtype: str, compress: bool, largest_component: bool) -> None:
+        self.extension, self.dtype, self.compress = extension, dtype, compress
+        self.largest_component = largest_component
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any], conf: AppConf) -> _Options:
+        return cls(
+            _word(request, "result_extension", EXTENSIONS, ".nii.gz"),
+            _word(request, "result_dtype", DTYPES, "uint8"),
+            _switch(request, "result_compress", True),
+            _switch(request, "largest_component", conf.largest_component),
+        )
+
+
+def _word(request: Mapping[str, Any], key: str, words: tuple[str, ...], default: str) -> str:
+    value = request.get(key)
+    if value is None or value == "":
+        return default
+    if value not in words:
+        raise RequestError(400, f"{key} is {_shown(value)}; it may be {', '.join(words)}.")
+    return value
+
+
+def _switch(request: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = request.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise RequestError(400, f"{key} is {_shown(value)}; it may be true or false.")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _temporary(extension: str) -> Path:
+    with tempfile.NamedTemporaryFile(prefix="mnseg-", suffix=extension, delete=False) as file:
+        return Path(file.name)

@@ -1,0 +1,1 @@
+"""Labels that people send: accepted or refused, and where they came from."""

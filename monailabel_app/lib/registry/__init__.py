@@ -1,0 +1,1 @@
+"""Versions of the model: kept whole, measured, judged, published in one step."""

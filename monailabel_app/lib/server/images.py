@@ -1,0 +1,55 @@
+"""``PUT /datastore/image``: a scan that a client sends is looked at before it joins the studies."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from fastapi import APIRouter, UploadFile
+
+from lib.errors import RequestError
+from lib.server.roles import allowed
+from lib.server.threads import Pool
+from lib.server.uploads import Params, json_object, stored, suffix_of
+
+__all__ = ["image_routes"]
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+ID = re.compile(r"[\w][\w .+=@()-]{0,199}")
+
+
+def image_routes(app: Any) -> APIRouter:
+    """Upload of a scan, also under the older path that the client library still uses."""
+    router, pool = APIRouter(tags=["Datastore"], dependencies=allowed("annotator")), Pool(4)
+
+    @router.put("/datastore/", include_in_schema=False)
+    @router.put("/datastore/image", summary="Add a scan to the studies")
+    async def add(file: UploadFile, image: str | None = None, params: Params = "{}") -> Any:
+        return await pool.run(_add, app, image, params, file)
+
+    return router
+
+
+def _add(app: Any, image: str | None, params: str, file: UploadFile) -> dict[str, str]:
+    name = os.path.basename(file.filename or "")
+    image_id = image or name[: -len(suffix_of(name, SUFFIXES))] or name
+    if not ID.fullmatch(image_id):
+        raise RequestError(400, f"{image_id[:60]!r} cannot name an image: use letters, digits, '_', '-' and '.'.")
+    info = dict(json_object(params, "params"))
+    with stored(file, SUFFIXES) as path:
+        _require_scan(path, name)
+        return {"image": app.datastore().add_image(image_id, str(path), info)}
+
+
+def _require_scan(path: Any, name: str) -> None:
+    from mnseg.data.volume_io import open_volume, read_voxels
+    from mnseg.errors import UserError
+
+    try:
+        volume = open_volume(path)
+        shape = read_voxels(volume, path).shape  # all of it: half a file has a header as well
+    except (UserError, OSError) as error:
+        raise RequestError(422, f"{name} is no scan that can be read.") from error
+    if len(shape) not in (3, 4):
+        raise RequestError(422, f"{name} has shape {tuple(shape)}; a scan has three axes.")

@@ -1,0 +1,72 @@
+"""Accepted labels wait here until they are stored: a server killed in between finds them when it starts again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.durable import durable_json, sync
+
+__all__ = ["Inbox", "Submission"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A label on its way: ``mask`` is the file, ``facts`` say image, tag, author, time and what the client sent."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def mask(self) -> Path:
+        return self.folder / "mask.nii.gz"
+
+
+class Inbox:
+    """A folder with one folder for each submission, named by time; it appears there whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, write: Callable[[Path], object], facts: Mapping[str, Any]) -> Submission:
+        """Keep a submission; it has reached the disk when this returns.
+
+        Args:
+            write: fills the file that it is given with the mask.
+            facts: for JSON.
+        """
+        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        draft = self.root / f".{name}"
+        draft.mkdir(parents=True)
+        try:
+            write(draft / "mask.nii.gz")
+            sync(draft / "mask.nii.gz")
+            durable_json(draft / "facts.json", {**facts, "id": name})
+            os.rename(draft, self.root / name)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        sync(self.root)
+        return Submission(self.root / name, {**facts, "id": name})
+
+    def waiting(self) -> list[Submission]:
+        """What a killed server left, oldest first. Drafts were never confirmed to anybody and are removed."""
+        if not self.root.is_dir():
+            return []
+        for draft in self.root.glob(".*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        folders = sorted(folder for folder in self.root.iterdir() if (folder / "facts.json").is_file())
+        return [Submission(folder, json.loads((folder / "facts.json").read_bytes())) for folder in folders]
+
+    def done(self, submission: Submission) -> None:
+        """Forget a submission that is stored."""
+        hidden = submission.folder.with_name(f".{submission.folder.name}")
+        os.rename(submission.folder, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)

@@ -1,0 +1,122 @@
+"""``PUT /datastore/label``: a label is looked at, kept, stored, and the training hears of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, UploadFile
+
+from lib.durable import utc
+from lib.registry.parts import sha256_of
+from lib.server.inbox import Inbox, Submission
+from lib.server.known import require_image, require_tag
+from lib.server.roles import caller
+from lib.server.threads import Pool
+from lib.server.uploads import Params, json_object, stored
+
+__all__ = ["Submissions", "label_routes"]
+
+FINAL = "final"
+
+logger = logging.getLogger(__name__)
+
+
+def label_routes(app: Any) -> APIRouter:
+    """The route in the place of MONAI Label's; parameters and answers are the same."""
+    router, pool = APIRouter(tags=["Datastore"]), Pool(4)
+
+    @router.put("/datastore/label", summary="Save a finished label")
+    async def save(
+        image: str,
+        label: UploadFile,
+        user: Annotated[Any, caller("annotator")],
+        params: Params = "{}",
+        tag: str = FINAL,
+    ) -> Any:
+        return await pool.run(_save, app, image, params, tag, label, user.username)
+
+    return router
+
+
+def _save(app: Any, image: str, params: str, tag: str, label: UploadFile, user: str) -> dict[str, Any]:
+    tag = require_tag(tag)
+    sent = json_object(params, "params")
+    require_image(app.datastore(), image)
+    with stored(label) as path:
+        return app.submissions.take(image, path, tag, sent, str(sent.get("client_id") or user)[:80])
+
+
+class Submissions:
+    """The way of a label from a client's file to the datastore.
+
+    Args:
+        app: has ``datastore()``, ``app_conf``, ``provenance``, ``training``, ``on_save_label``.
+        inbox: where accepted labels wait.
+    """
+
+    def __init__(self, app: Any, inbox: Inbox) -> None:
+        self.app, self.inbox = app, inbox
+        self._lock = threading.Lock()
+
+    def take(self, image_id: str, file: Path, tag: str, params: Mapping[str, Any], author: str) -> dict[str, Any]:
+        """Accept a label and store it.
+
+        Returns:
+            MONAI Label's answer, and what is known about the edit.
+
+        Raises:
+            RequestError: it is not a label of this image; one sentence.
+        """
+        from lib.labels.accept import accept_label  # here: it imports much, and the server should start quickly
+
+        scan = self.app.datastore().get_image_uri(image_id)
+        accepted = accept_label(file, scan, self.app.app_conf.labels, params.get("label_info"),
+                                int(self.app.app_conf.max_upload_mb * 1e6))
+        facts = {"image": image_id, "tag": tag, "author": author, "time": time.time(), "params": dict(params)}
+        return self._store(self.inbox.put(accepted.write, facts))
+
+    def replay(self) -> int:
+        """Store what a killed server had accepted; returns how many."""
+        waiting = self.inbox.waiting()
+        for submission in waiting:
+            try:
+                self._store(submission, self._noted(submission))
+                logger.info("the label of %s, accepted before the server stopped, is stored", submission.facts["image"])
+            except Exception:  # the others must not wait; it stays where it is
+                logger.exception("the label in %s cannot be stored", submission.folder)
+        return len(waiting)
+
+    def _store(self, submission: Submission, noted: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        image_id, tag = submission.facts["image"], submission.facts["tag"]
+        with self._lock:  # of two labels of one image the later one counts, whole
+            label_id = self.app.datastore().save_label(image_id, str(submission.mask), tag, self._info(submission))
+            edit = self._record(submission, noted) if tag == FINAL else {}
+            self.inbox.done(submission)
+        answer = dict(self.app.on_save_label(image_id, label_id) or {})
+        return {**answer, **edit, "image": image_id, "label": label_id}
+
+    def _record(self, submission: Submission, noted: Mapping[str, Any] | None) -> dict[str, Any]:
+        image_id = submission.facts["image"]
+        edit = noted or self.app.provenance.submitted(image_id, submission.mask, submission.facts["author"])
+        self.app.training.label_saved(image_id)
+        self.app.reservations.release(image_id)
+        return {"edit": dict(edit)}
+
+    def _noted(self, submission: Submission) -> Mapping[str, Any] | None:
+        """What the server wrote down of this very label before it was stopped, if it came that far."""
+        newest = self.app.provenance.of(submission.facts["image"])
+        if newest is None or newest["when"] < utc(submission.facts["time"]):
+            return None
+        return newest if newest["sha256"] == sha256_of(submission.mask) else None
+
+    def _info(self, submission: Submission) -> dict[str, Any]:
+        """What the datastore keeps beside the label; the values follow the server's labels, not the client's order."""
+        indices = self.app.app_conf.label_indices
+        named = [{"name": name, "idx": value} for name, value in indices.items()]
+        params = {key: value for key, value in submission.facts["params"].items() if key != "label_info"}
+        return {**params, "label_info": named, "author": submission.facts["author"]}

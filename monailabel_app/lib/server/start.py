@@ -1,0 +1,137 @@
+"""What happens once, when the server starts."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lib.conf import AppConf
+from lib.errors import RequestError
+from mnseg.errors import UserError
+
+__all__ = [
+    "import_labels",
+    "leave_with_a_sentence",
+    "only_server_of",
+    "publish_first_model",
+    "require_same_labels",
+    "set_threads",
+    "tame_monailabel",
+]
+
+logger = logging.getLogger(__name__)
+
+_locks: dict[Path, Any] = {}  # held as long as the process lives
+
+
+@contextmanager
+def leave_with_a_sentence() -> Iterator[None]:
+    """End the server with one sentence when it was started with what cannot be used.
+
+    uvicorn prints a traceback of whatever goes wrong while an application starts. Nothing is open yet, so leaving at
+    once harms nobody. Outside of a server the exception goes its way.
+    """
+    try:
+        yield
+    except (UserError, RequestError, OSError) as error:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise error from None
+        print(f"mnseg: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def tame_monailabel(conf: AppConf) -> None:
+    """Switch off what MONAI Label would do by itself, and keep its files in the workspace."""
+    from monailabel.config import settings
+
+    settings.MONAI_LABEL_TRACKING_ENABLED = False  # crashes with today's MLflow
+    settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False  # starts a process that builds the whole app again
+    if not settings.MONAI_LABEL_SESSION_PATH:
+        settings.MONAI_LABEL_SESSION_PATH = str(conf.workspace / "sessions")
+    if not settings.MONAI_LABEL_DICOMWEB_CACHE_PATH:
+        settings.MONAI_LABEL_DICOMWEB_CACHE_PATH = str(conf.workspace / "dicom")
+
+
+def set_threads(threads: int) -> None:
+    """CPU threads of inference; 0 leaves them as they are."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def only_server_of(workspace: Path) -> None:
+    """Hold the workspace until the process ends; the system frees it even when the process is killed.
+
+    Raises:
+        UserError: another server holds it.
+    """
+    if workspace in _locks:
+        return
+    file = open(workspace / ".server.lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(f"Another server uses {workspace}: stop it, or name another folder with --conf "
+                        "workspace.") from error
+    _locks[workspace] = file
+
+
+def require_same_labels(registry: Any, conf: AppConf) -> None:
+    """A workspace belongs to its labels.
+
+    Raises:
+        UserError: the published version segments others.
+    """
+    version = registry.published()
+    if version is None or not version.overlay.is_file():
+        return
+    names = json.loads(version.overlay.read_text(encoding="utf-8")).get("class_names", [])
+    if list(names) != list(conf.class_names):
+        raise UserError(f"{version.name} in {conf.workspace} segments {', '.join(names[1:])}, but the labels given are "
+                        f"{', '.join(conf.labels)}: start with the same labels, or name another workspace.")
+
+
+def publish_first_model(registry: Any, conf: AppConf) -> None:
+    """Serve a packed bundle (``--conf model``) until something is trained.
+
+    Raises:
+        UserError, RequestError: it cannot be used.
+    """
+    if conf.model is None:
+        return
+    if registry.published() is not None:
+        logger.info("a version is published already; %s is left alone", conf.model)
+        return
+    version = registry.adopt(conf.model, by="the server's start")
+    registry.publish(version.id, by="the server's start", reason=f"A model to begin with: {conf.model}.")
+    require_same_labels(registry, conf)
+
+
+def import_labels(app: Any) -> int:
+    """Take in the labels of a folder, named as the scans; what has a final label already is left alone."""
+    taken = 0
+    files = {path.name.split(".")[0]: path for path in sorted(app.app_conf.import_labels.iterdir()) if path.is_file()}
+    labeled = set(app.datastore().get_labeled_images())
+    for image_id in app.datastore().list_images():
+        file = files.get(image_id.split(".")[0])
+        if file is None or image_id in labeled:
+            continue
+        try:
+            app.submissions.take(image_id, file, "final", {}, "imported")
+            taken += 1
+        except RequestError as error:
+            logger.warning("%s is not taken in: %s", file, error.sentence)
+    logger.info("%d labels were taken in from %s", taken, app.app_conf.import_labels)
+    return taken

@@ -1,0 +1,126 @@
+"""Which model predicts which case before two versions are compared: none a case that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib.trainers.warm_start import trained_of
+
+__all__ = ["Plan", "Task", "plan_comparison"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Masks that one model shall make.
+
+    model_file: weights of the 3D network, or a checkpoint.pt that holds them.
+    overlay: the model's model.json.
+    cases: to predict.
+    folder: where ``<case>.nii.gz`` go; what lies there already is not made again.
+    """
+
+    model_file: Path
+    overlay: Path
+    cases: tuple[str, ...]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the child process does: first the tasks, then the measures.
+
+    candidate, published: case -> mask; ``published`` is None without a published version.
+    images, labels, patients: by case.
+    """
+
+    tasks: tuple[Task, ...]
+    candidate: Mapping[str, Path]
+    published: Mapping[str, Path] | None
+    images: Mapping[str, str]
+    labels: Mapping[str, str]
+    patients: Mapping[str, str]
+    class_names: tuple[str, ...]
+    bundle: Path
+    notice: str = ""
+    device: str | None = None
+    version: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_comparison(
+    run_dir: Path,
+    datalist: Mapping[str, Any],
+    folds: Iterable[Mapping[str, Any]],
+    published: Any,
+    class_names: Collection[str],
+    bundle: Path,
+    device: str | None = None,
+) -> Plan:
+    """Plan for a finished run.
+
+    The candidate predicts validation, each fold's model its fold. A case that the published version has no mask of is
+    predicted by its model if that never saw it, else by that of its fold models that never did, else left out.
+
+    Args:
+        run_dir: of the candidate, with model.json, models/ and folds/.
+        datalist: content of its datalist.json, paths absolute.
+        folds: of each its "index" and the cases that it is measured on, "predicted".
+        published: a version, or None.
+        class_names: the background first.
+        bundle: for inference.
+        device: of the server's settings.
+    """
+    items = {item["case"]: item for key in ("labeled", "validation") for item in datalist[key]}
+    own = {item["case"] for item in datalist["validation"]}
+    tasks = [Task(run_dir / "models" / "model.pt", run_dir / "model.json", tuple(sorted(own)), run_dir / "predictions")]
+    for fold in folds:
+        folder = run_dir / "folds" / str(fold["index"])
+        tasks.append(Task(folder / "models" / "model.pt", run_dir / "model.json", tuple(fold["predicted"]),
+                          run_dir / "predictions"))
+    cases = sorted(case for task in tasks for case in task.cases)
+    old = None
+    if published is not None:
+        more, old = _of_published(published, cases, run_dir / "predicted" / published.id)
+        tasks += more
+    return Plan(
+        tasks=tuple(task for task in tasks if task.cases),
+        candidate={case: run_dir / "predictions" / f"{case}.nii.gz" for case in cases},
+        published=old,
+        images={case: items[case]["image"] for case in cases},
+        labels={case: items[case]["label"] for case in cases},
+        patients={case: str(items[case].get("patient", case)) for case in cases},
+        class_names=tuple(class_names),
+        bundle=bundle,
+        notice=f"mnseg {run_dir.name}; not for diagnosis",
+        device=device,
+        version=None if published is None else published.id,
+    )
+
+
+def _of_published(published: Any, cases: Iterable[str], folder: Path) -> tuple[list[Task], dict[str, Path]]:
+    trained = trained_of(published.datalist)
+    masks: dict[str, Path] = {}
+    missing: dict[Path, list[str]] = {}
+    for case in cases:
+        stored = published.predictions / f"{case}.nii.gz"
+        if stored.is_file():
+            masks[case] = stored
+            continue
+        if trained.seen is not None and case not in trained.seen:
+            model = published.model_file
+        else:
+            fold = next((index for index, seen in sorted((trained.folds or {}).items())
+                         if case not in seen and published.fold_checkpoint(index).is_file()), None)
+            if fold is None:
+                continue
+            model = published.fold_checkpoint(fold)
+        missing.setdefault(model, []).append(case)
+        masks[case] = folder / f"{case}.nii.gz"
+    tasks = [Task(model, published.overlay, tuple(some), folder) for model, some in missing.items()]
+    return tasks, masks

@@ -1,0 +1,108 @@
+"""``python -m lib.trainers.comparison_main PLAN RESULTS``: the masks of a plan, then all masks measured.
+
+A process of its own: it needs a network's memory, and its distances would keep the server's threads waiting.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from lib.durable import durable_json
+from lib.errors import RequestError
+from lib.registry.measure import measure_case
+from mnseg.errors import UserError
+
+logger = logging.getLogger("comparison")
+
+
+def predict(plan: Mapping[str, Any], scratch: Path) -> dict[str, str]:
+    """Make the missing masks; returns ``{case: why it has none}``."""
+    faults: dict[str, str] = {}
+    for number, task in enumerate(plan["tasks"]):
+        folder = Path(task["folder"])
+        missing = [case for case in task["cases"] if not (folder / f"{case}.nii.gz").is_file()]
+        if not missing:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = _weights_of(Path(task["model_file"]), scratch / f"weights_{number}.pt")
+        predictor = _predictor(weights, Path(task["overlay"]), plan)
+        for case in missing:
+            logger.info("%s predicts %s", task["model_file"], case)
+            try:
+                _predict_case(predictor, plan["images"][case], folder / f"{case}.nii.gz", plan["notice"], scratch)
+            except RequestError as error:
+                faults[case] = str(error)
+                logger.warning("%s", error)
+    return faults
+
+
+def measure(masks: Mapping[str, str], plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`CaseResult`s as dicts; a case without a mask has none."""
+    return [
+        measure_case(mask, plan["labels"][case], plan["class_names"], case, plan["patients"][case]).as_dict()
+        for case, mask in sorted(masks.items())
+        if Path(mask).is_file()
+    ]
+
+
+def _predictor(weights: Path, overlay: Path, plan: Mapping[str, Any]) -> Any:
+    from lib.infers.predictor import Predictor  # here: measuring alone needs no torch
+
+    version = SimpleNamespace(id="", model_file=weights, overlay=overlay)
+    return Predictor(version, plan["bundle"], plan["device"])
+
+
+def _predict_case(predictor: Any, image: str, path: Path, notice: str, scratch: Path) -> None:
+    from lib.infers.masks import write_mask
+
+    prediction = predictor.predict(image)
+    mask = np.asarray(prediction.mask).astype(np.uint8)
+    # Beside the plan, then renamed: what a killed process leaves is not taken for a mask.
+    write_mask(scratch / "unfinished.nii.gz", mask, np.asarray(prediction.affine), notice)
+    os.replace(scratch / "unfinished.nii.gz", path)
+
+
+def _weights_of(model_file: Path, scratch: Path) -> Path:
+    """A model.pt as it is; of a checkpoint the product: the 3D network's moving average, if it has one."""
+    import torch
+
+    from mnseg.files import atomic_save
+
+    try:
+        content = torch.load(model_file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{model_file} cannot be read ({type(error).__name__}).") from error
+    if "objects" not in content:
+        return model_file
+    objects = content["objects"]
+    return atomic_save(objects.get("ema", objects["network"]), scratch)
+
+
+def main(argv: list[str]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    plan_file, results_file = map(Path, argv)
+    plan = json.loads(plan_file.read_bytes())
+    faults = predict(plan, plan_file.parent)
+    published = plan["published"]
+    durable_json(results_file, {
+        "version": plan["version"],
+        "candidate": measure(plan["candidate"], plan),
+        "published": None if published is None else measure(published, plan),
+        "faults": faults,
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"mnseg: {error}")

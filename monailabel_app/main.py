@@ -1,0 +1,141 @@
+"""The MONAI Label app of mnseg; it only puts the parts in ``lib`` together.
+
+``monailabel start_server --app monailabel_app --studies FOLDER --conf labels "left atrium"``, or ``mnseg serve``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.activelearning.reservations import Reservations
+from lib.activelearning.strategies import all_strategies
+from lib.conf import AppConf
+from lib.datastores.local import LocalScans
+from lib.errors import RequestError
+from lib.infers.published import MODEL_NAME, PublishedInfer
+from lib.infers.traffic import Traffic
+from lib.labels.provenance import Provenance
+from lib.registry.versions import Registry
+from lib.retraining.service import TrainingService
+from lib.server.inbox import Inbox
+from lib.server.labels import Submissions
+from lib.server.start import (
+    import_labels,
+    leave_with_a_sentence,
+    only_server_of,
+    publish_first_model,
+    require_same_labels,
+    set_threads,
+    tame_monailabel,
+)
+from lib.trainers.co_train_task import CoTrainTask
+from monailabel.interfaces.app import MONAILabelApp
+
+from mnseg._version import __version__
+
+logger = logging.getLogger(__name__)
+
+
+class MnsegApp(MONAILabelApp):
+    """Serves the published model, trains new versions from labels as they come, publishes what is not worse."""
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        with leave_with_a_sentence():
+            self.app_conf = AppConf.from_conf(conf, app_dir, studies)
+            tame_monailabel(self.app_conf)
+            set_threads(self.app_conf.threads)
+            workspace = self.app_conf.workspace
+            workspace.mkdir(parents=True, exist_ok=True)
+            self.registry = Registry(workspace / "registry")
+            require_same_labels(self.registry, self.app_conf)
+            self.provenance = Provenance(workspace, self.app_conf.labels)
+            self.traffic = Traffic()
+            self.reservations = Reservations(self.app_conf.reserve_minutes, path=workspace / "reservations.json")
+            super().__init__(
+                app_dir=app_dir,
+                studies=studies,
+                conf=dict(conf or {}),
+                name="mnseg",
+                description="M&N co-training on few labels; not for diagnosis",
+                version=__version__,
+                labels=list(self.app_conf.labels),
+            )
+
+    # ---------------------------------------------------------------- what MONAI Label asks for
+
+    def init_datastore(self) -> Any:
+        return super().init_datastore() if self.app_conf.is_dicomweb else LocalScans(self.studies)
+
+    def init_infers(self) -> dict[str, PublishedInfer]:
+        self.training = TrainingService(
+            self.app_conf, self._datastore, self.registry, self.provenance, self.traffic
+        )
+        return {
+            MODEL_NAME: PublishedInfer(
+                self.app_conf, self.registry, self.traffic, self.provenance,
+                labeled=lambda: len(self.datastore().get_labeled_images()),
+            )
+        }  # fmt: skip
+
+    def init_trainers(self) -> dict[str, CoTrainTask]:
+        return {MODEL_NAME: CoTrainTask(self.training)}
+
+    def init_strategies(self) -> dict[str, Any]:
+        return all_strategies(self.reservations, self._scores)
+
+    def _scores(self) -> tuple[str, Path] | None:
+        """Name and scores of the published version, else of the newest: also one that is kept back knows the scans."""
+        version = self.registry.published() or next(iter(reversed(self.registry.versions())), None)
+        return (version.name, version.scores) if version else None
+
+    def on_init_complete(self) -> None:
+        """The server is about to answer."""
+        from lib.server.install import install
+        from monailabel.app import app as api
+
+        with leave_with_a_sentence():
+            only_server_of(self.app_conf.workspace)
+            publish_first_model(self.registry, self.app_conf)
+        self.submissions = Submissions(self, Inbox(self.app_conf.workspace / "inbox"))
+        install(api, self)
+        super().on_init_complete()
+        self.training.start()
+        threading.Thread(target=self._settle, name="settle", daemon=True).start()
+
+    def _settle(self) -> None:
+        """What may take a while and nobody must wait for."""
+        self.submissions.replay()
+        if self.app_conf.import_labels:
+            import_labels(self)
+        self._infers[MODEL_NAME].warm_up()
+
+    # ---------------------------------------------------------------- what routes ask for
+
+    def trainers(self) -> list[str]:
+        return list(self._trainers)
+
+    def infer_task(self, model: str) -> PublishedInfer:
+        """Raises: RequestError, 404, for a name that no model has."""
+        if model not in self._infers:
+            raise RequestError(404, f"There is no model {model[:60]!r}; there is {', '.join(self._infers)}.")
+        return self._infers[model]
+
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        strategy = request.get("strategy")
+        if strategy not in self._strategies:
+            raise RequestError(404, f"There is no strategy {str(strategy)[:60]!r}; there are "
+                                    f"{', '.join(self._strategies)}.")
+        sample = self._strategies[strategy](request, self.datastore())
+        if not sample or not sample.get("id"):
+            return {}
+        return {**sample, "path": self.datastore().get_image_uri(sample["id"])}
+
+    def infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
+        raise RequestError(400, "Masks are made by POST /infer/mnseg only.")
+
+    def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        raise RequestError(400, "Training is started by POST /train/mnseg only.")

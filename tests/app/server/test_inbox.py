@@ -1,0 +1,90 @@
+"""A label that was accepted is stored, whenever the server is killed."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import requests
+from lib.server.inbox import Inbox
+
+IMAGE = "001"
+
+
+def test_a_submission_is_there_whole_or_not_at_all(tmp_path):
+    inbox = Inbox(tmp_path / "inbox")
+
+    def fails(path):
+        path.write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError):
+        inbox.put(fails, {"image": "a"})
+    assert inbox.waiting() == [] and not list(inbox.root.iterdir())
+    inbox.put(lambda path: path.write_bytes(b"1"), {"image": "a"})
+    inbox.put(lambda path: path.write_bytes(b"2"), {"image": "b"})
+    (inbox.root / ".draft").mkdir()  # of a server killed while it wrote
+    first, second = inbox.waiting()
+    assert [first.facts["image"], second.facts["image"]] == ["a", "b"] and second.mask.read_bytes() == b"2"
+    assert not (inbox.root / ".draft").exists()
+    inbox.done(first)
+    assert [submission.facts["image"] for submission in inbox.waiting()] == ["b"]
+
+
+@pytest.mark.parametrize("where", ["save_label", "submitted", "label_saved"])
+def test_a_label_survives_a_kill_at_every_step(server, unlabeled, monkeypatch, where):
+    """A killed process is an exception that nobody handles; what it left is replayed."""
+    owner = {"save_label": server.app.datastore(), "submitted": server.app.provenance,
+             "label_saved": server.app.training}[where]
+    label = nib.load(server.studies / "truth" / f"{IMAGE}.nii.gz")
+    lines = len(server.app.provenance.history(IMAGE))
+
+    def killed(*args):
+        raise SystemError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, where, killed)
+        answer = requests.put(f"{server.url}/datastore/label", params={"image": IMAGE},
+                              files={"label": ("l.nii", label.to_bytes())})
+        assert answer.status_code == 500
+    assert len(server.app.submissions.inbox.waiting()) == 1
+    assert server.app.submissions.replay() == 1
+    stored = nib.load(server.app.datastore().get_label_uri(IMAGE, "final"))
+    assert np.array_equal(stored.dataobj, label.dataobj) and server.app.training.saved == [IMAGE]
+    assert len(server.app.provenance.history(IMAGE)) == lines + 1  # noted once
+    assert server.app.submissions.inbox.waiting() == []
+
+
+def test_a_submission_that_cannot_be_stored_does_not_stop_the_others(server, unlabeled, caplog):
+    label = nib.load(server.studies / "truth" / f"{IMAGE}.nii.gz")
+    for image in ("a scan that was removed", IMAGE):
+        facts = {"image": image, "tag": "final", "author": "anna", "time": 0, "params": {}}
+        server.app.submissions.inbox.put(lambda path: nib.save(label, path), facts)
+    server.app.submissions.replay()
+    assert server.app.datastore().get_labeled_images() == [IMAGE]
+    left = server.app.submissions.inbox.waiting()
+    assert [submission.facts["image"] for submission in left] == ["a scan that was removed"]
+    server.app.submissions.inbox.done(left[0])
+
+
+def test_labels_of_a_folder_are_taken_in(server, unlabeled, monkeypatch, tmp_path):
+    from lib.server.start import import_labels
+
+    truth = server.studies / "truth"
+    (tmp_path / f"{IMAGE}.nii.gz").write_bytes((truth / f"{IMAGE}.nii.gz").read_bytes())
+    (tmp_path / "002.nii.gz").write_bytes(b"no image")
+    (tmp_path / "other.nii.gz").write_bytes(b"of no scan")
+    monkeypatch.setattr(server.app, "app_conf", _with(server.app.app_conf, import_labels=tmp_path))
+    assert import_labels(server.app) == 1
+    assert server.app.datastore().get_labeled_images() == [IMAGE]
+    assert import_labels(server.app) == 0  # again: it has a label
+    facts = json.loads((server.studies / "datastore_v2.json").read_text())["objects"][IMAGE]["labels"]["final"]
+    assert facts["info"]["author"] == "imported"
+
+
+def _with(conf, **changes):
+    import dataclasses
+
+    return dataclasses.replace(conf, **changes)

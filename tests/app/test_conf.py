@@ -1,0 +1,77 @@
+"""What the command line of the server may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lib.conf import AppConf
+
+from mnseg.errors import UserError
+
+APP = Path(__file__).parents[2] / "monailabel_app"
+
+
+def parse(studies="/scans", **conf):
+    return AppConf.from_conf({"labels": "left atrium", **conf}, APP, studies)
+
+
+def test_defaults():
+    conf = parse()
+    assert conf.class_names == ("background", "left atrium") and conf.label_indices == {"left atrium": 1}
+    assert conf.workspace == Path("/scans/.mnseg") and conf.bundle.name == "mn_cotraining" and not conf.is_dicomweb
+    assert conf.retrain and conf.unedited == "unlabeled" and conf.model is None
+
+
+def test_labels_are_1_to_n_in_their_order():
+    assert parse(labels="lobe, bean,tube").label_indices == {"lobe": 1, "bean": 2, "tube": 3}
+
+
+def test_every_dicomweb_server_has_a_workspace_of_its_own():
+    a, b, a2 = (parse(url).workspace for url in ("http://pacs/a", "http://pacs/b", "http://pacs/a/"))
+    assert a.parent == APP / "model" and a != b and a == a2
+
+
+def test_values_are_parsed():
+    conf = parse(retrain="off", retrain_pause="0.5", quiet_hours="22:00-06:00", settings='{"max_epochs": 3}',
+                 seg_sources="OHIF, Slicer", threads="2", group_by="^[^_]+")
+    assert (conf.retrain, conf.retrain_pause, conf.settings, conf.threads) == (False, 0.5, {"max_epochs": 3}, 2)
+    assert conf.seg_sources == ("OHIF", "Slicer")
+
+
+@pytest.mark.parametrize(("key", "value", "hint"), [
+    ("retrain_aftr", "3", "did you mean 'retrain_after'"),
+    ("zzz", "3", "the keys are bundle"),
+    ("labels", "a,,b", "single commas"),
+    ("labels", "a,A", "the same"),
+    ("labels", "background,a", "leave the background out"),
+    ("labels", "", "No labels are named|single commas"),
+    ("retrain", "maybe", "write on or off"),
+    ("retrain_after", "0", "whole number of at least 1"),
+    ("retrain_after", "2.5", "whole number"),
+    ("validation_fraction", "1.5", "from 0 to 0.9"),
+    ("validation_fraction", "nan", "from 0 to 0.9"),
+    ("quiet_hours", "22-6", "22:00-06:00"),
+    ("settings", "[1]", "JSON object"),
+    ("settings", "{", "JSON object"),
+    ("settings", '{"max_epoch": 3}', "did you mean 'max_epochs'"),
+    ("overlays", "/nowhere.json", "is not there"),
+    ("model", "/nowhere", "no such folder"),
+    ("group_by", "(", "regular expression"),
+    ("unedited", "maybe", "train or unlabeled"),
+    ("bundle", "/nowhere", "no configs/train.json"),
+])
+def test_what_cannot_be_meant_is_one_sentence(key, value, hint):
+    with pytest.raises(UserError, match=hint) as caught:
+        parse(**{key: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_come_from_a_packed_model(tmp_path):
+    (tmp_path / "model.json").write_text('{"class_names": ["background", "lobe", "bean"]}')
+    assert AppConf.from_conf({"model": str(tmp_path)}, APP, "/scans").labels == ("lobe", "bean")
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(UserError, match="names no structures"):
+        AppConf.from_conf({"model": str(tmp_path)}, APP, "/scans")
+    with pytest.raises(UserError, match="No labels are named"):
+        AppConf.from_conf({}, APP, "/scans")

@@ -1,0 +1,145 @@
+"""The folder of scans survives faults and several clients."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install 'mnseg[app]')")
+
+from lib.datastores.local import LocalScans  # noqa: E402
+from lib.errors import RequestError  # noqa: E402
+from monailabel.interfaces.exception import ImageNotFoundException  # noqa: E402
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.nii.gz", "b.1.nrrd", "c.mha"):
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def opened(folder):
+    return LocalScans(folder, auto_reload=False)
+
+
+def put(scans, image, content, tag="final", suffix=".nii.gz"):
+    file = scans.folder_of_uploads / f"upload{threading.get_ident()}{suffix}"
+    file.write_bytes(content)
+    return scans.save_label(image, str(file), tag, {"author": "anna"})
+
+
+@pytest.fixture
+def scans(folder, tmp_path_factory):
+    scans = opened(folder)
+    scans.folder_of_uploads = tmp_path_factory.mktemp("uploads")
+    return scans
+
+
+def test_scans_are_known_by_their_names(scans):
+    assert sorted(scans.list_images()) == ["a", "b.1", "c"]
+    assert scans.get_image_uri("b.1").endswith("/b.1.nrrd") and scans.get_image_uri("x") == ""
+
+
+def test_a_newer_label_replaces_the_older_also_of_another_kind(scans, folder):
+    put(scans, "a", b"first", suffix=".nrrd")
+    put(scans, "a", b"second")
+    assert [path.name for path in (folder / "labels" / "final").iterdir()] == ["a.nii.gz"]
+    with open(scans.get_label_uri("a", "final"), "rb") as file:
+        assert file.read() == b"second"
+    assert scans.get_label_info("a", "final")["author"] == "anna"
+    with pytest.raises(ImageNotFoundException):
+        put(scans, "nobody", b"x")
+
+
+def test_an_image_is_never_replaced(scans, folder, tmp_path):
+    with pytest.raises(RequestError, match="already"):
+        scans.add_image("a", str(folder / "c.mha"), {})
+    assert (folder / "a.nii.gz").read_bytes() == b"a.nii.gz"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"objects": 3}', b'{"name": "x"}'])
+def test_a_broken_index_is_set_aside_and_made_anew(scans, folder, content):
+    put(scans, "a", b"label")
+    put(scans, "c", b"label", tag="original")
+    index = folder / "datastore_v2.json"
+    index.write_bytes(content)
+    again = opened(folder)
+    assert sorted(again.list_images()) == ["a", "b.1", "c"] and again.get_labeled_images() == ["a"]
+    assert again.get_labels_by_image_id("c") == {"original": "c"}
+    aside = list(folder.glob("datastore_v2.json.broken-*"))
+    assert len(aside) == 1 and aside[0].read_bytes() == content
+    assert json.loads(index.read_text())["objects"].keys() == {"a", "b.1", "c"}
+
+
+def test_a_broken_index_under_a_running_server_costs_nothing(scans, folder):
+    put(scans, "a", b"label")
+    (folder / "datastore_v2.json").write_bytes(b"{")
+    scans.refresh()
+    assert scans.get_labeled_images() == ["a"] and scans.get_label_info("a", "final")["author"] == "anna"
+    assert json.loads((folder / "datastore_v2.json").read_text())["objects"]["a"]["labels"]
+
+
+def test_a_kill_while_writing_leaves_the_old_file(scans, folder, monkeypatch):
+    put(scans, "a", b"old")
+    before = (folder / "datastore_v2.json").read_bytes()
+
+    def killed(source, target):
+        target.write_bytes(b"ha")
+        raise SystemError("killed")
+
+    monkeypatch.setattr("lib.datastores.local.shutil.copyfile", killed)
+    with pytest.raises(SystemError):
+        put(scans, "a", b"new")
+    with open(scans.get_label_uri("a", "final"), "rb") as file:
+        assert file.read() == b"old"
+    assert (folder / "datastore_v2.json").read_bytes() == before
+
+
+def test_eight_threads_lose_nothing(folder, tmp_path_factory):
+    for k in range(16):
+        (folder / f"s{k}.nii.gz").write_bytes(b"")
+    scans = LocalScans(folder)  # with its watcher, which reloads the index behind our back
+    scans.folder_of_uploads = tmp_path_factory.mktemp("uploads")
+    failures = []
+
+    def work(k):
+        try:
+            for n in range(k, 16, 8):
+                put(scans, f"s{n}", f"label {n}".encode())
+                scans.update_image_info(f"s{n}", {"seen": k})
+                scans.status(), scans.list_images(), scans.get_unlabeled_images(), scans.json()
+                scans.refresh()
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and len(scans.get_labeled_images()) == 16
+    again = opened(folder)
+    assert len(again.get_labeled_images()) == 16
+    for n in range(16):
+        with open(again.get_label_uri(f"s{n}", "final"), "rb") as file:
+            assert file.read() == f"label {n}".encode()
+        assert again.get_image_info(f"s{n}")["seen"] == n % 8
+
+
+def test_new_scans_are_noticed(folder):
+    import time
+
+    scans = LocalScans(folder)
+    (folder / "new.nii.gz").write_bytes(b"x")
+    deadline = time.monotonic() + 5
+    while "new" not in scans.list_images() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "new" in scans.list_images()
+
+
+def test_nothing_to_download(scans):
+    with pytest.raises(RequestError, match="nothing to download"):
+        scans.get_dataset_archive(None)
