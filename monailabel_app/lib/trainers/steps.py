@@ -270,7 +270,7 @@ class Steps:
         facts = self.job.facts
         version = self.registry.of_run(self.folder.name)
         if version is None:
-            datalist = json.loads((self.folder / "datalist.json").read_bytes())
+            datalist = load_datalist(self.folder / "datalist.json")
             version = self.registry.create(self.folder, {
                 "parent": facts["parent"],
                 "start": facts["starts"].get("main"),
