@@ -7,7 +7,12 @@ const seconds = 2;
 
 function show(id, text) { byId(id).textContent = text; }
 function percent(value) { return value === null || value === undefined ? "–" : (100 * value).toFixed(1) + " %"; }
-function when(time) { return time ? new Date(1000 * time).toLocaleString() : ""; }
+// Seconds since 1970, or a text such as 2026-11-21T16:00:00Z.
+function when(time) {
+  if (!time) return "";
+  const date = new Date(typeof time === "number" ? 1000 * time : time);
+  return isNaN(date) ? String(time) : date.toLocaleString();
+}
 function count(number, noun) { return number + " " + noun + (number === 1 ? "" : "s"); }
 
 function left(time) {
@@ -50,72 +55,85 @@ async function post(path) {
   await refresh();
 }
 
-function showLabels(labels) {
-  show("labels-text", labels.labeled + " of " + count(labels.total, "scan") + " labeled");
-  fillBar("labels-bar", labels.total ? labels.labeled / labels.total : 0);
-  const more = [count(labels.validation || 0, "scan") + " kept for validation"];
-  if (labels.waiting) more.push(count(labels.waiting, "label") + " not yet learned from");
-  if (labels.unedited) more.push(count(labels.unedited, "mask") + " accepted unedited");
-  if (labels.pending) more.push(count(labels.pending, "label") + " from the PACS waiting for a decision");
+function showLabels(status) {
+  const scans = status.scans;
+  show("labels-text", scans.labeled + " of " + count(scans.total, "scan") + " labeled");
+  fillBar("labels-bar", scans.total ? scans.labeled / scans.total : 0);
+  const more = [scans.validation + " of them kept for validation"];
+  if (scans.unedited) more.push(count(scans.unedited, "mask") + " accepted unedited");
+  if (status.training.waiting.length) more.push(count(status.training.waiting.length, "label") + " not yet learned from");
+  if (status.pending && status.pending.length) more.push(count(status.pending.length, "label") + " from the PACS waiting for a decision");
   show("labels-more", more.join("; "));
 }
 
 function showTraining(training) {
-  const running = training.running;
+  const running = training.running, job = training.job, progress = (job && job.progress) || {};
   let text = training.reason || "";
   if (running) {
-    text = "Version " + training.version + ": " + training.step;
-    if (training.epoch) text += ", stage " + training.stage + ", epoch " + training.epoch + " of " + training.max_epochs;
+    text = "Training " + job.id + ": " + (job.step || "about to begin");
+    if (progress.epoch) text += ", stage " + progress.stage + ", epoch " + progress.epoch + " of " + progress.max_epochs;
     if (training.paused) text += " (waiting for an inference)";
   }
   show("training-text", text);
-  fillBar("training-bar", running && training.max_epochs ? training.epoch / training.max_epochs : null);
+  fillBar("training-bar", running && progress.max_epochs ? progress.epoch / progress.max_epochs : null);
   const more = [];
-  if (running && training.seconds_left !== null) more.push(left(training.seconds_left));
-  for (const [name, value] of Object.entries(training.losses || {})) more.push(name + " " + value.toFixed(3));
-  for (const [name, value] of Object.entries(training.dice || {})) more.push(name + " " + percent(value));
-  if (!running && training.not_before) more.push("not before " + when(training.not_before));
-  if (training.last && training.last.sentence) more.push("last: " + training.last.sentence);
+  if (running) {
+    if (job.seconds_left !== null && job.seconds_left !== undefined) more.push(left(job.seconds_left));
+    for (const [name, value] of Object.entries(progress.losses || {})) if (value !== null) more.push(name + " " + value.toFixed(3));
+    for (const [name, value] of Object.entries(progress.dice || {})) if (value !== null) more.push("Dice " + name + " " + percent(value));
+  } else {
+    if (training.not_before) more.push("not before " + when(training.not_before));
+    if (job && job.details && job.details.length) more.push("last: " + job.details[job.details.length - 1]);
+  }
   show("training-more", more.join("; "));
   byId("train").disabled = running;
   byId("stop").disabled = !running;
-  byId("on").hidden = training.enabled;
-  byId("off").hidden = !training.enabled;
+  byId("on").hidden = training.on;
+  byId("off").hidden = !training.on;
+}
+
+function stateOf(version, published) {
+  if (published && version.id === published.version) return "published";
+  return version.verdict && !version.verdict.publish ? "refused" : "kept";
+}
+
+function labelsOf(version) {
+  return version.labels ? Object.keys(version.labels).length : "–";
 }
 
 function showVersions(status) {
-  const published = status.published;
+  const published = status.model;
   show("published-text", published
-    ? published.name + " is served" + (published.since ? " since " + when(published.since) : "") + (published.pinned ? ", pinned" : "")
-    : "No model yet: label at least " + count(status.labels.min_labels, "scan") + ".");
-  byId("unpin").hidden = !(published && published.pinned);
-  byId("rollback").disabled = !(published && published.can_roll_back);
-  byId("versions").replaceChildren(...status.versions.slice().reverse().map((version) => {
-    const row = element("tr", undefined, published && version.id === published.id ? { class: "published" } : {});
-    row.append(element("td", version.id), element("td", when(version.created)), element("td", version.labels ?? "–"),
-      element("td", percent(version.dice)), element("td", version.reason || version.state));
+    ? published.name + " is served" + (status.pinned ? ", pinned" : "")
+    : "No model yet: label at least " + count(status.min_labels, "scan") + ".");
+  byId("unpin").hidden = !status.pinned;
+  byId("rollback").disabled = !status.can_roll_back;
+  const versions = status.versions.map((version) => ({
+    ...version, state: stateOf(version, published), dice: version.verdict ? version.verdict.dice : null }));
+  byId("versions").replaceChildren(...versions.slice().reverse().map((version) => {
+    const row = element("tr", undefined, { class: version.state });
+    const why = version.verdict ? version.verdict.reason : version.reason || version.state;
+    row.append(element("td", version.id), element("td", when(version.created)), element("td", labelsOf(version)),
+      element("td", percent(version.dice)), element("td", why));
     const cell = element("td");
-    if (!published || version.id !== published.id) {
-      const button = element("button", "Publish", { type: "button", "data-version": version.id });
-      button.addEventListener("click", () => {
-        if (confirm("Serve version " + version.id + " from now on?")) post("publish/" + encodeURIComponent(version.id));
-      });
-      cell.append(button);
-    } else if (!published.pinned) {
-      const button = element("button", "Pin", { type: "button" });
-      button.addEventListener("click", () => post("pin/" + encodeURIComponent(version.id)));
-      cell.append(button);
-    }
+    if (version.state !== "published") cell.append(button("Publish", "publish/" + encodeURIComponent(version.id),
+      "Serve version " + version.id + " from now on?"));
+    else if (!status.pinned) cell.append(button("Pin", "pin/" + encodeURIComponent(version.id)));
     row.append(cell);
     return row;
   }));
-  drawChart(status.versions.filter((version) => typeof version.dice === "number"));
+  drawChart(versions.filter((version) => typeof version.dice === "number"));
+}
+
+function button(text, path, question) {
+  const made = element("button", text, { type: "button" });
+  made.addEventListener("click", () => { if (!question || confirm(question)) post(path); });
+  return made;
 }
 
 function drawChart(versions) {
   const chart = byId("chart");
-  chart.toggleAttribute("hidden", versions.length === 0);
-  chart.style.display = versions.length ? "" : "none";
+    chart.style.display = versions.length ? "" : "none";
   const svg = (name, attributes, text) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -140,24 +158,25 @@ function drawChart(versions) {
 
 let shownQueue = "";
 function showQueue(queue, published) {
-  show("queue-text", queue.length ? "" : "Every scan is labeled or open somewhere.");
+  show("queue-text", queue.length ? "" : "Every scan is labeled.");
   // Pictures are only built anew when the queue or the version changed, so that they do not flicker.
-  const key = JSON.stringify([queue, published && published.id]);
+  const key = JSON.stringify([queue, published && published.version]);
   if (key === shownQueue) return;
   shownQueue = key;
   byId("queue").replaceChildren(...queue.map((entry) => {
     const item = element("li");
-    const query = "?v=" + encodeURIComponent(published ? published.id : "");
+    const query = "?v=" + encodeURIComponent(published ? published.version : "");
     item.append(element("img", undefined, { alt: "scan " + entry.id, loading: "lazy", src: "thumbnail/" + encodeURIComponent(entry.id) + query }),
       element("strong", entry.id), element("div", entry.reason || "", { class: "soft" }));
-    if (entry.reserved_by) item.append(element("div", "open: " + entry.reserved_by, { class: "soft" }));
+    if (entry.client) item.append(element("div", entry.client, { class: "soft" }));
     return item;
   }));
 }
 
 function showHistory(history) {
   byId("history").replaceChildren(...history.map((event) =>
-    element("li", [when(event.time), event.sentence, event.by ? "(" + event.by + ")" : ""].join("  "))));
+    element("li", [when(event.when), event.version, event.kind, event.by ? "by " + event.by : "", event.reason || ""]
+      .filter(Boolean).join(" · "))));
 }
 
 async function refresh() {
@@ -167,12 +186,12 @@ async function refresh() {
     const status = await answer.json();
     if (byId("message").textContent === "The server does not answer.") say("");
     show("title", status.app.name);
-    show("subtitle", status.app.version + "; structures: " + status.app.labels.join(", "));
-    showLabels(status.labels);
+    show("subtitle", status.app.version + "; structures: " + Object.keys(status.labels).join(", "));
+    showLabels(status);
     showTraining(status.training);
     showVersions(status);
-    showQueue(status.queue, status.published);
-    showHistory(status.history);
+    showQueue(status.queue, status.model);
+    showHistory(status.history.slice().reverse());
     document.body.dataset.ready = "yes";
   } catch (error) {
     say("The server does not answer.");
