@@ -290,7 +290,8 @@ class Steps:
 
         version, published = self.registry.get(self.job.facts["version"]), self.registry.published()
         if published is not None and published.id == version.id:
-            self.job.update(outcome="published")  # killed between publishing and the line that says so
+            # Killed between publishing and the line that says so.
+            self.job.update(outcome="published", verdict=version.facts.get("verdict"))
             return
         results = self._results(published)
         candidate = [CaseResult.from_dict(result) for result in results["candidate"]]

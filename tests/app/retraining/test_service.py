@@ -3,93 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 
 import pytest
-from fakes import FakePrograms, FolderStore, NoProvenance, behave, make_conf, until
+from bench import FREE, HELD, case_names
+from fakes import NoProvenance, behave, until
 from lib.errors import RequestError
-from lib.infers.traffic import Traffic
-from lib.registry.versions import Registry
 from lib.retraining.lock import WorkspaceLock
-from lib.retraining.service import TrainingService
 from lib.trainers.process import Child
-from lib.trainers.split import in_validation
-
-FRACTION = 0.4
-NAMES = [f"scan{i}" for i in range(60)]
-HELD = [name for name in NAMES if in_validation(name, FRACTION)]
-FREE = [name for name in NAMES if not in_validation(name, FRACTION)]
-
-
-class Bench:
-    """A workspace with a datastore, and services on it, all of which are closed."""
-
-    def __init__(self, tmp_path, **conf):
-        self.conf = make_conf(tmp_path, validation_fraction=FRACTION, **conf)
-        self.workspace = self.conf.workspace
-        self.store = FolderStore(tmp_path / "studies")
-        self.registry = Registry(self.workspace / "registry")
-        self.provenance, self.traffic = NoProvenance(), Traffic()
-        self.now = 1.7e9
-        self.services: list[TrainingService] = []
-        behave(self.workspace)
-
-    def service(self, **conf) -> TrainingService:
-        from dataclasses import replace
-
-        made = TrainingService(replace(self.conf, **conf), self.store, self.registry, self.provenance, self.traffic,
-                               lambda: self.now, FakePrograms())
-        self.services.append(made)
-        return made
-
-    def started(self, **conf) -> TrainingService:
-        service = self.service(**conf)
-        service.start()
-        return service
-
-    def fill(self, free: int = 3, held: int = 3, unlabeled: int = 3) -> None:
-        """So many labeled scans that train, that are in validation, and without a label."""
-        for name in (*FREE[:free], *HELD[:held]):
-            self.store.add(name, b"label 1 of " + name.encode())
-        for name in FREE[free : free + unlabeled]:
-            self.store.add(name)
-
-    def label(self, service, name, content=b"label"):
-        if name not in self.store.list_images():
-            self.store.add(name)
-        self.store.label(name, content)
-        service.label_saved(name)
-
-    def ended(self, service, count: int = 1, seconds: float = 30):
-        """Wait until so many trainings have ended and none runs; the last job's facts."""
-        until(lambda: len([job for job in service.runs.all() if job.ended]) >= count and not service.running, seconds)
-        return service.status()["job"]
-
-    def datalist(self, run: str, fold: int | None = None) -> dict:
-        folder = self.workspace / "runs" / run / ("" if fold is None else f"folds/{fold}")
-        return json.loads((folder / "datalist.json").read_text())
-
-    def kinds(self) -> list[str]:
-        return [event["kind"] for event in self.registry.history()]
-
-
-@pytest.fixture
-def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # seconds a test, where others use the disk
-    made: list[Bench] = []
-
-    def make(**conf) -> Bench:
-        made.append(Bench(tmp_path, **conf))
-        return made[0]
-
-    yield make
-    for service in [service for one in made for service in one.services]:
-        service.close()
-
-
-def case_names(items) -> set[str]:
-    return {item["image"].rsplit("/", 1)[1].removesuffix(".nii.gz") for item in items}
 
 
 def test_labels_that_are_there_train_and_the_version_is_published(bench):
@@ -260,7 +181,7 @@ def test_fold_models_are_warm_started_from_their_own_fold_alone(bench):
     b.ended(service)
     b.label(service, FREE[5], b"new")  # was unlabeled: unseen by its own fold's model, seen by the other
     job = b.ended(service, 2)
-    assert job["starts"] == {name: "from mnseg 0001" for name in ("main", "fold 0", "fold 1")}
+    assert job["starts"] == dict.fromkeys(("main", "fold 0", "fold 1"), "from mnseg 0001")
     for index in (0, 1):
         start = json.loads((b.workspace / f"runs/0002/folds/{index}/warm_start.pt").read_text())
         assert start["run"].endswith(f"runs/0001/folds/{index}")
@@ -314,7 +235,8 @@ def test_a_label_is_remembered_when_the_call_returns(bench):
 def test_a_failure_is_told_and_tried_again_later(bench, command):
     b = bench()
     b.fill()
-    behave(b.workspace, fail={command: "Traceback (most recent call last):\n  File x\nmnseg: The disk of pine is full."})
+    text = "Traceback (most recent call last):\n  File x\nmnseg: The disk of pine is full."
+    behave(b.workspace, fail={command: text})
     service = b.started()
     job = b.ended(service)
     assert (job["status"], job["error"]) == ("ERROR", "The disk of pine is full.")
