@@ -7,9 +7,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from monailabel.client.client import MONAILabelClientException
+
 from clinician.correct import correct, mean_dice
 from clinician.server import LabelServer
-from monailabel.client.client import MONAILabelClientException
 
 __all__ = ["Clinician", "Labeled"]
 
@@ -68,7 +69,7 @@ class Clinician:
     def proposal(self, image: str, file: Path | None = None) -> tuple[np.ndarray | None, str | None]:
         """The served mask (H, W, D) and the version's name; (None, None) before there is a model."""
         try:
-            path, params = self.server.client.infer("mnseg", image, dict(SLICER), file=None if file is None else str(file))
+            path, params = self.server.client.infer("mnseg", image, dict(SLICER), file=file and str(file))
         except MONAILabelClientException as error:
             if "no model yet" in str(error).lower() + str(getattr(error, "msg", "")).lower():
                 return None, None

@@ -18,7 +18,7 @@ def write_label_report(result: dict[str, Any], path: Path) -> str:
     rows, lines = [], []
     for name, run in runs.items():
         for point in run["points"]:
-            since = [step for step in run["labeled"][: point["labels"] - 6]][-3:]
+            since = run["labeled"][: point["labels"] - 6][-3:]
             effort = f"{sum(step['changed'] for step in since) / len(since):.0f}" if since else "–"
             cells = [str(point["labels"]), f"{100 * point['dice']:.1f}", effort, str(point["version"] or "–")]
             rows.append(("", [name, *cells]))
@@ -27,8 +27,8 @@ def write_label_report(result: dict[str, Any], path: Path) -> str:
     for name, run in runs.items():
         lines.append(f"{name:>14}  wrong labels: {run['poisoned']['state']}. {run['poisoned']['reason']}")
     figure = curves(runs)
-    notes = [f"{name}: the version that learned wrong labels was {run['poisoned']['state']}. {run['poisoned']['reason']}"
-             for name, run in runs.items()]
+    notes = [f"{name}: the version that learned wrong labels was {poisoned['state']}. {poisoned['reason']}"
+             for name, poisoned in ((name, run["poisoned"]) for name, run in runs.items())]
     head = ["strategy", "labels", "Dice % on hidden scans", "voxels changed in a scan, last three", "served version"]
     text = page(
         "mnseg: a simulated clinician",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from lib.errors import RequestError
 
+from lib.errors import RequestError
 from mnseg.errors import UserError
 from mnseg.files import atomic_write, stamp_of
 

@@ -10,7 +10,6 @@ import urllib.request
 import numpy as np
 import pytest
 
-
 REFUSED = "status of 404"  # what Chromium says of a refusal, which one test provokes
 
 
@@ -21,7 +20,8 @@ def get(url):
 
 def test_the_page_is_whole_and_needs_no_other_server(server):
     html, headers = get(f"{server.url}/mnseg/")
-    assert headers["Content-Type"].startswith("text/html") and "default-src 'self'" in headers["Content-Security-Policy"]
+    assert headers["Content-Type"].startswith("text/html")
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
     for name, kind in (("page.js", "text/javascript"), ("page.css", "text/css")):
         text, headers = get(f"{server.url}/mnseg/{name}")
         assert name.encode() in html and headers["Content-Type"].startswith(kind)
