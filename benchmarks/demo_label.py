@@ -143,7 +143,7 @@ class Simulation:
         return float(np.mean(values))
 
     def poison(self) -> dict[str, Any]:
-        """Submit labels with all structures mixed up, for scans that train; what learns from them must not be served."""
+        """Submit labels with all structures mixed up, for scans that train; what learns from them must not win."""
         from lib.trainers.split import in_validation
 
         before = self.server.status()["model"]
