@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from collections.abc import Mapping
@@ -103,14 +104,18 @@ class MnsegApp(MONAILabelApp):
         self.submissions = Submissions(self, Inbox(self.app_conf.workspace / "inbox"))
         install(api, self)
         super().on_init_complete()
-        self.training.start()
+        atexit.register(self.training.close)
         threading.Thread(target=self._settle, name="settle", daemon=True).start()
 
     def _settle(self) -> None:
         """What may take a while and nobody must wait for."""
-        self.submissions.replay()
-        if self.app_conf.import_labels:
-            import_labels(self)
+        try:
+            self.submissions.replay()
+            if self.app_conf.import_labels:
+                import_labels(self)
+        except Exception:  # of a damaged folder, say; nobody should wait for a training because of it
+            logger.exception("not all labels could be taken in")
+        self.training.start()  # now, or it would begin with the first few of a folder of labels
         self._infers[MODEL_NAME].warm_up()
 
     # ---------------------------------------------------------------- what routes ask for

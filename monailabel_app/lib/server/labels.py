@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, UploadFile
 
-from lib.durable import utc
-from lib.registry.parts import sha256_of
 from lib.server.inbox import Inbox, Submission
 from lib.server.known import require_image, require_tag
 from lib.server.roles import caller
@@ -85,34 +83,30 @@ class Submissions:
         waiting = self.inbox.waiting()
         for submission in waiting:
             try:
-                self._store(submission, self._noted(submission))
+                self._store(submission)
                 logger.info("the label of %s, accepted before the server stopped, is stored", submission.facts["image"])
             except Exception:  # the others must not wait; it stays where it is
                 logger.exception("the label in %s cannot be stored", submission.folder)
         return len(waiting)
 
-    def _store(self, submission: Submission, noted: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _store(self, submission: Submission) -> dict[str, Any]:
         image_id, tag = submission.facts["image"], submission.facts["tag"]
         with self._lock:  # of two labels of one image the later one counts, whole
             label_id = self.app.datastore().save_label(image_id, str(submission.mask), tag, self._info(submission))
-            edit = self._record(submission, noted) if tag == FINAL else {}
+            edit = self._record(submission) if tag == FINAL else {}
             self.inbox.done(submission)
         answer = dict(self.app.on_save_label(image_id, label_id) or {})
         return {**answer, **edit, "image": image_id, "label": label_id}
 
-    def _record(self, submission: Submission, noted: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _record(self, submission: Submission) -> dict[str, Any]:
         image_id = submission.facts["image"]
-        edit = noted or self.app.provenance.submitted(image_id, submission.mask, submission.facts["author"])
+        edit = submission.noted()  # by the server that was stopped, if it came that far
+        if edit is None:
+            edit = self.app.provenance.submitted(image_id, submission.mask, submission.facts["author"])
+            submission.note(edit)
         self.app.training.label_saved(image_id)
         self.app.reservations.release(image_id)
-        return {"edit": dict(edit)}
-
-    def _noted(self, submission: Submission) -> Mapping[str, Any] | None:
-        """What the server wrote down of this very label before it was stopped, if it came that far."""
-        newest = self.app.provenance.of(submission.facts["image"])
-        if newest is None or newest["when"] < utc(submission.facts["time"]):
-            return None
-        return newest if newest["sha256"] == sha256_of(submission.mask) else None
+        return {"edit": edit}
 
     def _info(self, submission: Submission) -> dict[str, Any]:
         """What the datastore keeps beside the label; the values follow the server's labels, not the client's order."""
