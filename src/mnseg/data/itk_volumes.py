@@ -30,14 +30,16 @@ def open_itk_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
     """Open a NRRD or MetaImage file, a DICOM series folder or a multi-frame DICOM file; only headers are read.
 
     Returns:
-        Image with shape (X, Y, Z) or (X, Y, Z, C) and the RAS affine that MONAI's ITKReader gives.
+        Image with shape (X, Y, Z) or (X, Y, Z, C) and the RAS affine that MONAI's ITKReader gives; of DICOM,
+        ``extra["modality"]`` is what the series states.
 
     Raises:
         UserError: the file cannot be read, or the series is none that can be used.
     """
     if volume_kind(path) == "dicom":
         series = inspect_series(path)
-        return nib.spatialimages.SpatialImage(_ItkVoxels(path, series.shape, series.affine), series.affine)
+        voxels = _ItkVoxels(path, series.shape, series.affine)
+        return nib.spatialimages.SpatialImage(voxels, series.affine, extra={"modality": series.modality})
     shape, affine, itemsize = _file_geometry(os.fspath(path))
     voxels = _ItkVoxels(path, shape, affine, math.prod(shape) * itemsize)
     return nib.spatialimages.SpatialImage(voxels, affine)
