@@ -1,9 +1,8 @@
-"""DICOM SEG of an enhanced multi-frame series, which dcmqi does not read, by highdicom (``pip install 'mnseg[dicom]'``)."""
+"""DICOM SEG of an enhanced multi-frame series by highdicom, since dcmqi does not read such series."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from mnseg.data.dicom_series import DicomSeries, describe
 from mnseg.data.segment_codes import Code, code_of
 from mnseg.errors import UserError
 
-__all__ = ["write_multi_frame_seg"]
+__all__ = ["multi_frame_seg"]
 
 
-def write_multi_frame_seg(
-    series: DicomSeries, label: np.ndarray, names: Mapping[int, str], algorithm: str, notice: str, output: Path
-) -> None:
-    """Write a label as binary segments that refer to the frames of one multi-frame file.
+def multi_frame_seg(
+    series: DicomSeries, label: np.ndarray, names: Mapping[int, str], algorithm: str, notice: str
+) -> Any:
+    """A label as binary segments that refer to the frames of one multi-frame file, a dataset to be saved.
 
     Args:
         series: an enhanced multi-frame series.
@@ -29,7 +28,6 @@ def write_multi_frame_seg(
         names: label value -> class name, of the values that occur.
         algorithm: "NAME VERSION" of the model.
         notice: ends all descriptions.
-        output: the file to write.
 
     Raises:
         UserError: highdicom is missing, or the series lacks what a DICOM SEG must repeat.
@@ -44,7 +42,7 @@ def write_multi_frame_seg(
     numbers[list(names)] = np.arange(1, len(names) + 1)
     segments = [_segment(hd, number, name, algorithm, version, notice) for number, name in enumerate(names.values(), 1)]
     try:
-        segmentation = hd.seg.Segmentation(
+        return hd.seg.Segmentation(
             source_images=[pydicom.dcmread(series.files[0], stop_before_pixels=True)],
             pixel_array=numbers[label].transpose(2, 1, 0),
             segmentation_type="BINARY",
@@ -65,7 +63,6 @@ def write_multi_frame_seg(
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"no DICOM SEG of {series.path}: its file lacks something that one must repeat "
                         f"({describe(error)}).") from error
-    segmentation.save_as(output)
 
 
 def _segment(hd: Any, number: int, name: str, algorithm: str, version: str, notice: str) -> Any:

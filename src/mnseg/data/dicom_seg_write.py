@@ -71,10 +71,10 @@ def write_dicom_seg(
     if not present:
         raise EmptyMaskError(f"mask {mask} has background only: there is no segment to write, and no file was written.")
     if tool is None:
-        from mnseg.data.dicom_seg_multi_frame import write_multi_frame_seg
+        from mnseg.data.dicom_seg_multi_frame import multi_frame_seg
 
         names = {value: class_names[value] for value in present}
-        return atomic_write(output, lambda path: write_multi_frame_seg(series, label, names, algorithm, NOTICE, path))
+        return atomic_write(output, multi_frame_seg(series, label, names, algorithm, NOTICE).save_as)
     segments = [_segment(value, class_names[value], algorithm) for value in present]
     with tempfile.TemporaryDirectory() as work:
         draft = _run_dcmqi(tool, series, label, segments, Path(work))
