@@ -24,6 +24,7 @@ __all__ = ["LPS_TO_RAS", "open_itk_volume"]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Voxels by which the corners of a DICOM series may lie apart in its headers and in what ITK makes of them.
 AFFINE_TOLERANCE_VOXELS = 0.1
+OTHER_READERS = (".png", ".jpg", ".jpeg", ".bmp", ".npy", ".npz")  # suffixes that MONAI's other readers claim
 
 
 def open_itk_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
@@ -37,6 +38,9 @@ def open_itk_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
         UserError: the file cannot be read, or the series is none that can be used.
     """
     if volume_kind(path) == "dicom":
+        if os.path.isfile(path) and os.fspath(path).lower().endswith(OTHER_READERS):
+            raise UserError(f"{path} is DICOM with the suffix of another format, by which MONAI would read it; rename "
+                            "it to .dcm.")
         series = inspect_series(path)
         voxels = _ItkVoxels(path, series.shape, series.affine)
         return nib.spatialimages.SpatialImage(voxels, series.affine, extra={"modality": series.modality})
