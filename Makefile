@@ -8,13 +8,14 @@
 #   TORCH_INDEX_URL=URL      where pip looks for torch: the CPU index that PyTorch's install page shows keeps a machine
 #                            without a GPU free of CUDA packages
 #   WEIGHTS=DIR              demo: pretrained 2D network, a Hugging Face directory with a semantic segmentation model
+#   DEMO_LABEL=demo-label    demo-label: the folder that everything is written to
 #   DEMO=demo                demo: the folder that everything is written to
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-app lint clean-demo clean-venv demo-network
+.PHONY: help demo test test-core test-app lint clean-demo clean-venv demo-label demo-network
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -23,6 +24,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX_URL ?=
 WEIGHTS ?=
 DEMO ?= demo
+DEMO_LABEL ?= demo-label
 
 BIN := $(VENV)/bin
 APP_BIN := $(APP_VENV)/bin
@@ -46,6 +48,7 @@ help:
 	@echo "make test        style check and the quick tests, those of the MONAI Label app included"
 	@echo "make test-core   the same without the app"
 	@echo "make test-app    the app's quick tests alone, in a virtual environment of their own"
+	@echo "make demo-label  a simulated clinician labels while the server retrains itself, $(DEMO_LABEL)/report.html"
 	@echo "make lint        style check alone (ruff)"
 	@echo "make clean-demo  remove $(DEMO)/"
 	@echo "make clean-venv  remove $(VENV)/ and $(APP_VENV)/"
@@ -70,12 +73,15 @@ $(VENV)/.mnseg-test: $(VENV)/.mnseg
 	$(PIP) install --editable '.[test]'
 	@touch $@
 
-# One command with torch pinned: MONAI Label brings torchvision, whose newest release would bring another torch. The one
-# that fits by number may still be built for another torch, and then peft cannot be imported beside it.
+# Torch is pinned in every command: MONAI Label brings torchvision, whose newest release would bring another torch. The
+# one that fits by number may still be built for another torch, and then peft cannot be imported beside it. MONAI Label
+# also brings sam2 (nothing here uses it), which is built from source; in isolation it would download another torch.
 $(APP_VENV)/.mnseg-app: setup.cfg pyproject.toml
 	@echo "== virtual environment $(APP_VENV): $(TORCH), MONAI Label, what the app's tests need"
 	[ -x $(APP_BIN)/python ] || $(PYTHON) -m venv $(APP_VENV)
-	$(if $(TORCH_INDEX_URL),$(APP_PIP) install --index-url $(TORCH_INDEX_URL) "$(TORCH)" torchvision)
+	$(APP_PIP) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)" $(if $(TORCH_INDEX_URL),torchvision)
+	$(APP_PIP) install setuptools wheel
+	SAM2_BUILD_CUDA=0 $(APP_PIP) install --no-build-isolation "$(TORCH)" sam2
 	$(APP_PIP) install "$(TORCH)" --editable '.[test-app]'
 	@if $(APP_PIP) show --quiet torchvision 2>/dev/null && ! $(APP_BIN)/python -c 'import torchvision' 2>/dev/null; then \
 	  echo "torchvision cannot be imported beside this torch and is removed; nothing of the app needs it."; \
@@ -146,6 +152,11 @@ $(DEMO)/report.html: $(DEMO)/mn/eval/field_metrics.csv $(DEMO)/supervised/eval/f
 	@echo "== report"
 	$(BIN)/mnseg report --datalist $(DEMO)/data/datalist.json --run "M&N=$(DEMO)/mn" \
 	    --run "supervised only=$(DEMO)/supervised" --baseline "supervised only" -o $@
+
+# A clinician is simulated: MONAI Label's client, masks corrected towards the truth within a budget.
+demo-label: $(APP_VENV)/.mnseg-app
+	$(APP_BIN)/python benchmarks/demo_label.py --out $(DEMO_LABEL)
+	@echo "Done. Open $(abspath $(DEMO_LABEL)/report.html) in a browser."
 
 clean-demo:
 	rm -rf $(DEMO)

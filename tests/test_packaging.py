@@ -33,7 +33,7 @@ BROUGHT_BY = {
     "PIL": "matplotlib",
 }
 # Imported where they are needed only, with a sentence when they are missing: import name -> extra.
-OPTIONAL = {"h5py": "import", "monailabel": "app"}
+OPTIONAL = {"h5py": "import", "highdicom": "dicom", "monailabel": "app"}
 
 
 def _setup_cfg() -> ConfigParser:

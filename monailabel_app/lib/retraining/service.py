@@ -211,6 +211,18 @@ class TrainingService:
         """Of the newest training's main run."""
         return None if self._job is None else read_progress(self._job.folder, self._job.facts.get("epochs") or 0)
 
+    def counts(self) -> dict[str, int]:
+        """Scans, and how many of them train, validate, or have a mask of ours as their label."""
+        scans = known_scans(self.datastore, self.conf.group_by, self.provenance.unedited(), None, self._patients)
+        split = split_scans(scans, self.conf.validation_fraction, self.conf.unedited == "train")
+        return {
+            "total": len(scans),
+            "labeled": sum(scan.labeled for scan in scans),
+            "training": len(split.labeled),
+            "validation": len(split.validation),
+            "unedited": sum(scan.labeled and scan.unedited for scan in scans),
+        }
+
     def _described(self, job: Job) -> dict[str, Any]:
         facts = {key: value for key, value in job.facts.items() if key not in ("pid", "begun")}
         progress, left = self._progress_of(job)

@@ -1,4 +1,7 @@
-"""A mask on the grid of a DICOM series becomes a DICOM SEG, by dcmqi (``pip install 'mnseg[dicom]'``)."""
+"""A mask on the grid of a DICOM series becomes a DICOM SEG, by dcmqi; of multi-frame series by highdicom.
+
+Both come with ``pip install 'mnseg[dicom]'``.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def write_dicom_seg(
     """Write the mask of a series as DICOM SEG, one binary segment for each class that occurs.
 
     Args:
-        scan: folder of the DICOM series.
+        scan: folder of the DICOM series, or an enhanced multi-frame file.
         mask: file with whole numbers 0..K-1 on the series' voxels; axis order and directions may differ.
         output: the file to write.
         class_names: names of the K classes, the background first; see `code_of` for the terms they are given.
@@ -56,13 +59,10 @@ def write_dicom_seg(
 
     Raises:
         EmptyMaskError: the mask has background only.
-        UserError: the series or mask cannot be used, they do not fit, or dcmqi is missing.
+        UserError: the series or mask cannot be used, they do not fit, or dcmqi or highdicom is missing.
     """
-    tool = require_dcmqi()
     series = inspect_series(scan)
-    if series.multi_frame:
-        raise UserError(f"{scan} is a multi-frame series, for which dcmqi writes no DICOM SEG; the NIfTI mask lies on "
-                        "its grid.")
+    tool = None if series.multi_frame else require_dcmqi()
     volume = open_volume(mask)
     algorithm = algorithm or algorithm_of(volume, mask)
     label = _whole_label(read_voxels(volume, mask), mask, len(class_names))
@@ -70,6 +70,11 @@ def write_dicom_seg(
     present = [int(value) for value in np.unique(label) if value]
     if not present:
         raise EmptyMaskError(f"mask {mask} has background only: there is no segment to write, and no file was written.")
+    if tool is None:
+        from mnseg.data.dicom_seg_multi_frame import multi_frame_seg
+
+        names = {value: class_names[value] for value in present}
+        return atomic_write(output, multi_frame_seg(series, label, names, algorithm, NOTICE).save_as)
     segments = [_segment(value, class_names[value], algorithm) for value in present]
     with tempfile.TemporaryDirectory() as work:
         draft = _run_dcmqi(tool, series, label, segments, Path(work))
