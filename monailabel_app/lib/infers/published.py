@@ -71,13 +71,17 @@ class PublishedInfer(InferTask):
         return str(version.model_file) if version else None
 
     def warm_up(self) -> None:
-        """Load the published version before somebody waits for it."""
+        """Load what takes seconds, the published version and the libraries, before somebody waits for it."""
         version = self.registry.published()
-        if version is not None:
-            try:
+        path = _temporary(".nrrd")
+        try:
+            write_mask(path, np.zeros((1, 1, 1), np.uint8), np.eye(4), NOTICE)
+            if version is not None:
                 self._predictor(version)
-            except Exception:
-                logger.exception("%s cannot be loaded", version.name)
+        except Exception:
+            logger.exception("the first mask will have to wait")
+        finally:
+            path.unlink()
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Segment ``request["image"]``, a path that the server itself has chosen.
