@@ -166,7 +166,7 @@ class PublishedInfer(InferTask):
 
 
 def _undisturbed(build: Callable[[], Any], attempts: int = 5) -> Any:
-    """MONAI looks through all imported modules when it reads a config, and fails when a thread imports one meanwhile."""
+    """MONAI looks through all imported modules when it reads a config, and fails when another thread imports one."""
     for _ in range(attempts - 1):
         try:
             return build()
