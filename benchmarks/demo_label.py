@@ -44,7 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo-label"))
     parser.add_argument("--rounds", type=int, default=3, help="trainings after the first, each after three labels")
-    parser.add_argument("--budget", type=int, default=400, help="voxels that are corrected in a scan")
+    parser.add_argument("--budget", type=int, default=3000, help="voxels that are corrected in a scan")
     parser.add_argument("--size", type=int, default=40, help="voxels per edge of a scan")
     parser.add_argument("--jobs", type=int, default=2, help="strategies side by side")
     args = parser.parse_args()
