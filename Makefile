@@ -101,7 +101,7 @@ test: test-core test-app
 
 # -rs: tests without their data say why they were skipped.
 test-core: lint
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs --ignore=tests/app
 
 test-app: $(APP_VENV)/.mnseg-app
 	$(APP_BIN)/python -m pytest -rs tests/app
