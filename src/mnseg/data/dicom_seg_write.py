@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mnseg.data.volume_io import open_volume, read_voxels
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 
-__all__ = ["EmptyMaskError", "algorithm_of", "export_masks", "require_dcmqi", "write_dicom_seg"]
+__all__ = ["EmptyMaskError", "Origin", "algorithm_of", "export_masks", "require_dcmqi", "write_dicom_seg"]
 
 NOTICE = "not for diagnosis"
 # Distinct on gray images; viewers use them when a segment is first shown.
@@ -38,12 +39,28 @@ class EmptyMaskError(UserError):
     """A mask without any structure, of which no DICOM SEG can be made."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """How the segments of a DICOM SEG came about.
+
+    kind: DICOM's SegmentAlgorithmType: AUTOMATIC (a model made them), SEMIAUTOMATIC (a person changed what a model
+        made) or MANUAL (a person drew them, and there is no algorithm to name).
+    author: who is responsible for them (ContentCreatorName).
+    series: what the series is called.
+    """
+
+    kind: str = "AUTOMATIC"
+    author: str = "mnseg"
+    series: str = "Segmentation"
+
+
 def write_dicom_seg(
     scan: str | os.PathLike,
     mask: str | os.PathLike,
     output: str | os.PathLike,
     class_names: Sequence[str],
     algorithm: str | None = None,
+    origin: Origin | None = None,
 ) -> Path:
     """Write the mask of a series as DICOM SEG, one binary segment for each class that occurs.
 
@@ -52,27 +69,31 @@ def write_dicom_seg(
         mask: file with whole numbers 0..K-1 on the series' voxels; axis order and directions may differ.
         output: the file to write.
         class_names: names of the K classes, the background first; see `code_of` for the terms they are given.
-        algorithm: name and version of the model; default: what inference.json wrote into the mask's header.
+        algorithm: name and version of the model; default: what inference.json wrote into the mask's header. A MANUAL
+            segmentation needs none.
+        origin: whose it is; default: the model's own.
 
     Raises:
         EmptyMaskError: the mask has background only.
         UserError: the series or mask cannot be used, they do not fit, or dcmqi is missing.
     """
     tool = require_dcmqi()
+    origin = origin or Origin()
     series = inspect_series(scan)
     if series.multi_frame:
         raise UserError(f"{scan} is a multi-frame series, for which dcmqi writes no DICOM SEG; the NIfTI mask lies on "
                         "its grid.")
     volume = open_volume(mask)
-    algorithm = algorithm or algorithm_of(volume, mask)
+    if origin.kind != "MANUAL":
+        algorithm = algorithm or algorithm_of(volume, mask)
     label = _whole_label(read_voxels(volume, mask), mask, len(class_names))
     label = label_onto_grid(label, volume.affine, series.shape, series.affine, f"mask {mask}")
     present = [int(value) for value in np.unique(label) if value]
     if not present:
         raise EmptyMaskError(f"mask {mask} has background only: there is no segment to write, and no file was written.")
-    segments = [_segment(value, class_names[value], algorithm) for value in present]
+    segments = [_segment(value, class_names[value], algorithm, origin.kind) for value in present]
     with tempfile.TemporaryDirectory() as work:
-        draft = _run_dcmqi(tool, series, label, segments, Path(work))
+        draft = _run_dcmqi(tool, series, label, segments, Path(work), origin)
         return atomic_write(output, lambda temporary: _finish(draft, temporary, algorithm))
 
 
@@ -134,15 +155,15 @@ def _whole_label(voxels: np.ndarray, path: str | os.PathLike, num_classes: int) 
     return voxels.astype(np.uint16)
 
 
-def _segment(value: int, name: str, algorithm: str) -> dict[str, Any]:
+def _segment(value: int, name: str, algorithm: str | None, kind: str) -> dict[str, Any]:
     """One entry of dcmqi's segmentAttributes."""
     code = code_of(name)
     segment = {
         "labelID": value,
         "SegmentLabel": name[:64],
         "SegmentDescription": f"{name}, {NOTICE}",
-        "SegmentAlgorithmType": "AUTOMATIC",
-        "SegmentAlgorithmName": algorithm[:64],
+        "SegmentAlgorithmType": kind,
+        **({"SegmentAlgorithmName": algorithm[:64]} if algorithm else {}),
         "SegmentedPropertyCategoryCodeSequence": code.category.as_dcmqi(),
         "SegmentedPropertyTypeCodeSequence": code.kind.as_dcmqi(),
         "recommendedDisplayRGBValue": list(COLORS[(value - 1) % len(COLORS)]),
@@ -152,16 +173,18 @@ def _segment(value: int, name: str, algorithm: str) -> dict[str, Any]:
     return segment
 
 
-def _run_dcmqi(tool: str, series: DicomSeries, label: np.ndarray, segments: list[dict], work: Path) -> Path:
+def _run_dcmqi(
+    tool: str, series: DicomSeries, label: np.ndarray, segments: list[dict], work: Path, origin: Origin
+) -> Path:
     image = nib.Nifti1Image(label, series.affine)
     image.set_qform(series.affine, code=1)  # both forms: ITK reads the rounded sform alone as not quite orthogonal
     image.set_sform(series.affine, code=1)
     nib.save(image, work / "mask.nii")
     description = {
-        "ContentCreatorName": "mnseg",
+        "ContentCreatorName": _person_name(origin.author),
         "ClinicalTrialSeriesID": "none",
         "ClinicalTrialTimePointID": "none",
-        "SeriesDescription": f"Segmentation, {NOTICE}",
+        "SeriesDescription": f"{origin.series[:44]}, {NOTICE}",
         "SeriesNumber": "300",
         "InstanceNumber": "1",
         "BodyPartExamined": "",
@@ -183,9 +206,16 @@ def _run_dcmqi(tool: str, series: DicomSeries, label: np.ndarray, segments: list
     return work / "seg.dcm"
 
 
-def _finish(draft: Path, output: Path, algorithm: str) -> None:
+def _person_name(text: str) -> str:
+    """As a value of DICOM's type PN, in which some characters divide names."""
+    return " ".join("".join(" " if sign in "\\=" or not sign.isprintable() else sign for sign in text).split())[:64]
+
+
+def _finish(draft: Path, output: Path, algorithm: str | None) -> None:
     """Say what made the segmentation where dcmqi names itself or nothing."""
     import pydicom
+
+    algorithm = algorithm or f"mnseg {__version__}"
 
     dataset = pydicom.dcmread(draft)
     dataset.ContentLabel = "SEGMENTATION"
