@@ -55,6 +55,7 @@ class AppConf:
         own output), or ``train``.
     max_upload_mb: size of the largest file that may be sent, in megabytes.
     seg_sources: programs whose DICOM SEG objects count as labels although they do not say that a person drew them.
+    origins: other web servers, such as ``http://pacs:3000``, whose pages (an OHIF of your own) may use this one.
     threads: CPU threads of training and inference each; 0: all.
     warm_epochs: share of the epochs that a training takes which begins with the published version's networks. Half:
         both networks know the task already, and the rate falls over what is left as over a whole training.
@@ -84,6 +85,7 @@ class AppConf:
     unedited: str = "unlabeled"
     max_upload_mb: float = 1024.0
     seg_sources: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     threads: int = 0
     warm_epochs: float = 0.5
 
@@ -246,6 +248,14 @@ def _pattern(key: str, text: str) -> str:
     return text
 
 
+def _origins(key: str, text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/]+", origin):
+            raise UserError(f"--conf {key} {origin}: write it as http://HOST:PORT.")
+    return origins
+
+
 def _one_of(*words: str) -> Callable[[str, str], str]:
     def parse(key: str, text: str) -> str:
         if text not in words:
@@ -275,6 +285,7 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "unedited": _one_of("train", "unlabeled"),
     "max_upload_mb": _number(float, 0.001),
     "seg_sources": lambda key, text: tuple(part.strip() for part in text.split(",") if part.strip()),
+    "origins": _origins,
     "threads": _number(int, 0),
     "warm_epochs": _number(float, 0.01, 1),
 }

@@ -157,15 +157,15 @@ def _require_port(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(found[0][4])
     except (OSError, OverflowError) as error:
-        raise UserError(f"The server cannot listen on {host}, port {port} ({_line(error)}): end what uses it, or choose "
-                        "another with --port.") from error
+        raise UserError(f"The server cannot listen on {host}, port {port} ({_line(error)}): end what uses it, or "
+                        "choose another with --port.") from error
 
 
 # ---------------------------------------------------------------- start
 
 
 def _conf(args: argparse.Namespace) -> dict[str, str]:
-    conf = {key: value for key, value in args.conf}
+    conf = dict(args.conf)
     for key in ("labels", "model", "workspace"):
         value = getattr(args, key)
         if value is not None:
@@ -183,8 +183,6 @@ def _set_environment(args: argparse.Namespace, is_dicomweb: bool) -> None:
     defaults = {
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        # Pages of other sites must not talk to the server through the user's browser.
-        "MONAI_LABEL_CORS_ORIGINS": json.dumps([f"http://{host}:{args.port}" for host in ("127.0.0.1", "localhost")]),
     }
     if is_dicomweb:
         defaults["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"] = json.dumps({"Modality": args.modality})

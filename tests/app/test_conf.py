@@ -58,6 +58,7 @@ def test_values_are_parsed():
     ("overlays", "/nowhere.json", "is not there"),
     ("model", "/nowhere", "no such folder"),
     ("group_by", "(", "regular expression"),
+    ("origins", "pacs:3000", "http://HOST:PORT"),
     ("unedited", "maybe", "train or unlabeled"),
     ("bundle", "/nowhere", "no configs/train.json"),
 ])

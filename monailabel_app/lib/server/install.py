@@ -19,6 +19,7 @@ from lib.server.infer import infer_routes
 from lib.server.labels import label_routes
 from lib.server.logs import log_routes
 from lib.server.models import model_routes
+from lib.server.origins import only_origins
 from lib.server.sessions import session_routes
 from lib.server.threads import move_proxy_into_threads, threaded
 from lib.server.train import train_routes
@@ -48,5 +49,6 @@ def install(api: FastAPI, app: Any) -> None:
     api.router.routes[:0] = ours + theirs
     move_proxy_into_threads(importlib.import_module("monailabel.endpoints.proxy"), app.app_conf.is_dicomweb)
     install_error_answers(api)
+    only_origins(api, app.app_conf.origins)
     api.user_middleware.insert(0, Middleware(UploadLimit, max_mb=app.app_conf.max_upload_mb))
     api.middleware_stack = api.build_middleware_stack()

@@ -172,6 +172,15 @@ def test_the_model_cannot_be_overwritten(server, published):
     assert published.model_file.read_bytes() == before
 
 
+def test_pages_of_other_sites_are_kept_out(server, published):
+    """A form on any page can send a POST from the browser of somebody who may use the server."""
+    foreign = {"origin": "http://evil.example"}
+    refused(requests.post(f"{server.url}/mnseg/off", headers=foreign), 403, "Pages of http://evil.example")
+    refused(requests.post(f"{server.url}/mnseg/off", headers={"origin": "null"}), 403, "Pages of null")
+    assert "access-control-allow-origin" not in requests.get(f"{server.url}/info/", headers=foreign).headers
+    assert requests.post(f"{server.url}/mnseg/on", headers={"origin": server.url}).status_code == 200
+
+
 def test_what_nobody_foresaw_is_one_sentence(server, published, monkeypatch):
     monkeypatch.setattr(server.app, "next_sample", lambda request: 1 / 0)
     refused(requests.post(f"{server.url}/activelearning/first"), 500, "ZeroDivisionError")
