@@ -1,8 +1,8 @@
 """Scans of a DICOMweb server: fetched when they are asked for, kept as NIfTI files on the grid of their series.
 
-The list of scans, their patients and studies come from the server; labels are kept here. So a final label is never lost
-with a server that does not answer, and training reads files. MONAI Label's own store asks the server for the segmentations
-of every series at every status, takes any of them for a label, and keeps lists for two hours.
+The list of scans, their patients and studies come from the server; labels are kept here. So a final label is never
+lost with a server that does not answer, and training reads files. MONAI Label's own store takes any segmentation in the
+server for a label, asks for all of them at every status, and keeps lists for two hours.
 
     <series>/            the DICOM files, which a DICOM SEG is made with
     <series>.nii.gz      the scan, as `mnseg.data.volume_io` reads the series
@@ -66,7 +66,6 @@ class DicomScans(LocalScans):
         self.pacs, self.folder, self.search_filter = pacs, Path(folder), dict(search_filter)
         self.fresh_seconds, self.clock = fresh_seconds, clock
         self.unreachable = ""  # why the list of series is not up to date
-        self.on_final_label: Callable[[], object] = lambda: None
         self._asking, self._fetching = threading.Lock(), [threading.Lock() for _ in range(FETCHING)]
         self._asked: float | None = None
         super().__init__(self.folder, auto_reload=False)
@@ -163,13 +162,10 @@ class DicomScans(LocalScans):
         info = dict(label_info or {})
         if label_tag == FINAL:
             info["seg"] = {"state": "not owed" if "origin" in info else "owed", "token": uuid.uuid4().hex}
-        label_id = super().save_label(image_id, label_filename, label_tag, info)
-        if label_tag == FINAL:
-            self.on_final_label()
-        return label_id
+        return super().save_label(image_id, label_filename, label_tag, info)
 
     def owed(self) -> dict[str, dict[str, Any]]:
-        """Final labels that the server should hold as DICOM SEG and does not: image -> what is kept beside the label."""
+        """Final labels that the server should hold as DICOM SEG and does not: image -> what is known of the label."""
         with self._guard:
             infos = {image: self.get_label_info(image, FINAL) for image in super().get_labeled_images()}
             return {image: dict(info) for image, info in infos.items()

@@ -39,7 +39,10 @@ class SegExport:
             PacsError: the server does not answer; what is owed stays owed.
         """
         store, stored = self.app.datastore(), 0
-        for image, info in store.owed().items():
+        owed = store.owed()
+        if owed:
+            self.app.submissions.wait()  # until it is noted which mask they began as
+        for image, info in owed.items():
             token = info["seg"]["token"]
             if info.get("author") == IMPORTED:
                 store.settle(image, token, "not owed", why="It was imported from a folder.")

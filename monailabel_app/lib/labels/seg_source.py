@@ -30,8 +30,8 @@ def why_not_a_label(dataset: Any, sources: Collection[str] = ()) -> str:
     if kinds <= set(BY_HAND) or is_trusted(dataset, sources):
         return ""
     said = ", ".join(sorted(kinds - set(BY_HAND)))
-    return (f"Its segments are {said}, so no person vouches for them; made by {program_of(dataset)}. If its masks shall "
-            "count as labels, name the program in --conf seg_sources.")
+    return (f"Its segments are {said}, so no person vouches for them; made by {program_of(dataset)}. If its masks "
+            "shall count as labels, name the program in --conf seg_sources.")
 
 
 def is_trusted(dataset: Any, sources: Collection[str]) -> bool:

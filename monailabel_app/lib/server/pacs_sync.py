@@ -35,8 +35,11 @@ class PacsSync:
 
     def start(self) -> None:
         """Begin to work."""
-        self.app.datastore().on_final_label = self._wake.set
         threading.Thread(target=self._work, name="pacs", daemon=True).start()
+
+    def wake(self) -> None:
+        """Work now and not at the next turn; returns at once."""
+        self._wake.set()
 
     def now(self) -> list[dict[str, Any]]:
         """Store and look at once; returns what was found.
