@@ -20,7 +20,7 @@ import numpy as np
 from lib.datastores.pacs import PacsError, Series
 from lib.errors import RequestError
 from lib.labels.seg_journal import SegJournal
-from lib.labels.seg_source import facts_of, why_not_a_label
+from lib.labels.seg_source import facts_of, is_ours, why_not_a_label
 from lib.labels.segments import class_values, classes_of
 from mnseg.errors import UserError
 
@@ -140,6 +140,8 @@ class SegImport:
 
     def _decide(self, uid: str, seg: Any, facts: Mapping[str, Any], work: Path) -> tuple[str, str]:
         """The state of a SEG and why; one that can be taken is."""
+        if is_ours(seg.dataset):
+            return "ours", "It was written by this program."
         if why := why_not_a_label(seg.dataset, self.app.app_conf.seg_sources):
             return "ignored", why
         image = seg.series_uid

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["OURS", "author_of", "facts_of", "made_when", "program_of", "why_not_a_label"]
+__all__ = ["OURS", "author_of", "facts_of", "is_ours", "is_trusted", "made_when", "program_of", "why_not_a_label"]
 
 OURS = "mnseg"
 BY_HAND = ("MANUAL", "SEMIAUTOMATIC")
@@ -24,7 +24,7 @@ def why_not_a_label(dataset: Any, sources: Collection[str] = ()) -> str:
         dataset: of the file.
         sources: trusted programs (``--conf seg_sources``).
     """
-    if _text(dataset, "Manufacturer").lower() == OURS:
+    if is_ours(dataset):
         return "It was written by this program."
     kinds = {_text(segment, "SegmentAlgorithmType").upper() or "nothing" for segment in dataset.SegmentSequence}
     if kinds <= set(BY_HAND) or is_trusted(dataset, sources):
@@ -32,6 +32,11 @@ def why_not_a_label(dataset: Any, sources: Collection[str] = ()) -> str:
     said = ", ".join(sorted(kinds - set(BY_HAND)))
     return (f"Its segments are {said}, so no person vouches for them; made by {program_of(dataset)}. If its masks "
             "shall count as labels, name the program in --conf seg_sources.")
+
+
+def is_ours(dataset: Any) -> bool:
+    """Whether this program wrote it, on whatever server."""
+    return _text(dataset, "Manufacturer").lower() == OURS
 
 
 def is_trusted(dataset: Any, sources: Collection[str]) -> bool:

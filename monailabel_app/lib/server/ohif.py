@@ -1,4 +1,4 @@
-"""OHIF's files as MONAI Label brings them, with two faults mended on their way to the browser.
+"""OHIF's files as MONAI Label brings them, with three faults mended on their way to the browser.
 
 Nothing of OHIF is kept here: the text of a fault is looked for in the files that are served, and where it is not found
 they are served as they are.
@@ -18,20 +18,32 @@ from lib.server.roles import allowed
 
 __all__ = ["MENDED", "mended", "ohif_routes"]
 
-# What is wrong, the text with the fault, and what takes its place. The export command is run without its data source
-# (two commands have one name), and the panel looks for the server on port 8000 whatever address the page came from.
+# Puts the slices into the order in which OHIF's DICOM library sorts those of the scan: it pairs them by number, so that
+# in any other order each is exported onto its mirror image along the stack.
+_SORTED = """
+      const placeOf = image => {
+        const slice = esm.metaData.get('instance', image.referencedImageId);
+        const [a, b, c, d, e, f] = Array.from(slice.ImageOrientationPatient, Number);
+        const p = slice.ImagePositionPatient;
+        return p[0] * (b * f - c * e) + p[1] * (c * d - a * f) + p[2] * (a * e - b * d);
+      };
+      segImages.sort((one, other) => placeOf(other) - placeOf(one));"""
+
+# What is mended, and the places with what stands before and behind each. A script is mended in all places or in none:
+# an export that fails is better than one with the slices in the wrong order. It fails because it is run without its
+# data source (two commands have one name). The panel looks for its server on port 8000 whatever the page's address is.
 MENDED = (
     (
         "Export DICOM SEG",
-        "await dataSource.store.dicom(naturalizedReport);",
-        "dataSource = dataSource || extensionManager.getActiveDataSource()[0];\n"
-        "      await dataSource.store.dicom(naturalizedReport);",
+        (
+            ("", "const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));", _SORTED),
+            ("dataSource = dataSource || extensionManager.getActiveDataSource()[0];\n      ",
+             "await dataSource.store.dicom(naturalizedReport);", ""),
+        ),
     ),
-    (
-        "the MONAI Label panel's server",
-        "'http://' + window.location.host.split(':')[0] + ':8000/'",
-        "window.location.origin + '/'",
-    ),
+    ("the address of the MONAI Label panel's server", (
+        ("window.location.origin + '/' || ", "'http://' + window.location.host.split(':')[0] + ':8000/'", ""),
+    )),
 )
 
 logger = logging.getLogger(__name__)
@@ -50,10 +62,11 @@ def ohif_routes(folder: Path | None = None) -> APIRouter:
 
 
 def mended(text: str) -> str:
-    """A script without the faults that occur in it exactly once."""
-    for _, fault, remedy in MENDED:
-        if text.count(fault) == 1:
-            text = text.replace(fault, remedy)
+    """A script without the faults that it has."""
+    for _, places in MENDED:
+        if all(text.count(fault) == 1 for _, fault, _ in places):
+            for before, fault, behind in places:
+                text = text.replace(fault, before + fault + behind)
     return text
 
 
@@ -65,15 +78,16 @@ def _script(path: Path) -> Any:
 
 
 def _scripts(folder: Path) -> list[Path]:
-    """The scripts with a fault; a fault that is not found is told once, when the server starts."""
+    """The scripts with a fault; one that is not found is told once, when the server starts."""
+    scripts = {path: path.read_bytes() for path in sorted(folder.glob("*.js"))}
     found: dict[Path, None] = {}
-    for what, fault, _ in MENDED:
-        mark = fault.encode()
-        holders = [path for path in sorted(folder.glob("*.js")) if path.read_bytes().count(mark) == 1]
+    for what, places in MENDED:
+        holders = [path for path, text in scripts.items() if all(text.count(fault.encode()) == 1
+                                                                 for _, fault, _ in places)]
         if len(holders) == 1:
             found[holders[0]] = None
         else:
-            logger.warning("OHIF is served as it is: the place for mending %s was not found in %s", what, folder)
+            logger.warning("OHIF is served as it is: the places for mending %s were not found in %s", what, folder)
     return list(found)
 
 
