@@ -3,27 +3,33 @@
 # Variables, all optional:
 #   PYTHON=python3.11        the interpreter that the virtual environment is made with
 #   VENV=.venv               where the virtual environment lies
+#   APP_VENV=.venv-app       where that of the MONAI Label app lies, which needs older versions of pydicom and numpy
 #   TORCH=torch==2.13.0      what pip installs as torch; the default is the version that was tested
 #   TORCH_INDEX_URL=URL      where pip looks for torch: the CPU index that PyTorch's install page shows keeps a machine
 #                            without a GPU free of CUDA packages
 #   WEIGHTS=DIR              demo: pretrained 2D network, a Hugging Face directory with a semantic segmentation model
+#   DEMO_LABEL=demo-label    demo-label: the folder that everything is written to
 #   DEMO=demo                demo: the folder that everything is written to
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean-demo clean-venv demo-network
+.PHONY: help demo test test-core test-app lint clean-demo clean-venv demo-label demo-network
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+APP_VENV ?= .venv-app
 TORCH ?= torch==2.13.0
 TORCH_INDEX_URL ?=
 WEIGHTS ?=
 DEMO ?= demo
+DEMO_LABEL ?= demo-label
 
 BIN := $(VENV)/bin
+APP_BIN := $(APP_VENV)/bin
 PIP := $(BIN)/python -m pip --no-input --disable-pip-version-check
+APP_PIP := $(APP_BIN)/python -m pip --no-input --disable-pip-version-check
 BUNDLE := bundles/mn_cotraining/configs
 # One thread each: two trainings run side by side, and two threads in one of them would mostly wait for each other.
 RUN := OMP_NUM_THREADS=1 $(BIN)/python -m monai.bundle run
@@ -39,11 +45,14 @@ endif
 
 help:
 	@echo "make demo        phantom scans, co-training on two CPU cores, evaluation, $(DEMO)/report.html"
-	@echo "make test        style check and the quick tests"
+	@echo "make test        style check and the quick tests, those of the MONAI Label app included"
+	@echo "make test-core   the same without the app"
+	@echo "make test-app    the app's quick tests alone, in a virtual environment of their own"
+	@echo "make demo-label  a simulated clinician labels while the server retrains itself, $(DEMO_LABEL)/report.html"
 	@echo "make lint        style check alone (ruff)"
 	@echo "make clean-demo  remove $(DEMO)/"
-	@echo "make clean-venv  remove $(VENV)/"
-	@echo "Variables (PYTHON, VENV, TORCH, TORCH_INDEX_URL, WEIGHTS, DEMO): see the top of the Makefile."
+	@echo "make clean-venv  remove $(VENV)/ and $(APP_VENV)/"
+	@echo "Variables (PYTHON, VENV, APP_VENV, TORCH, TORCH_INDEX_URL, WEIGHTS, DEMO): see the top of the Makefile."
 
 # ------------------------------------------------------------------------------------------------ installation
 
@@ -64,17 +73,38 @@ $(VENV)/.mnseg-test: $(VENV)/.mnseg
 	$(PIP) install --editable '.[test]'
 	@touch $@
 
+# Torch is pinned in every command: MONAI Label brings torchvision, whose newest release would bring another torch. The
+# one that fits by number may still be built for another torch, and then peft cannot be imported beside it. MONAI Label
+# also brings sam2 (nothing here uses it), which is built from source; in isolation it would download another torch.
+$(APP_VENV)/.mnseg-app: setup.cfg pyproject.toml
+	@echo "== virtual environment $(APP_VENV): $(TORCH), MONAI Label, what the app's tests need"
+	[ -x $(APP_BIN)/python ] || $(PYTHON) -m venv $(APP_VENV)
+	$(APP_PIP) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)" $(if $(TORCH_INDEX_URL),torchvision)
+	$(APP_PIP) install setuptools wheel
+	SAM2_BUILD_CUDA=0 $(APP_PIP) install --no-build-isolation "$(TORCH)" sam2
+	$(APP_PIP) install "$(TORCH)" --editable '.[test-app]'
+	@if $(APP_PIP) show --quiet torchvision 2>/dev/null && ! $(APP_BIN)/python -c 'import torchvision' 2>/dev/null; then \
+	  echo "torchvision cannot be imported beside this torch and is removed; nothing of the app needs it."; \
+	  $(APP_PIP) uninstall --yes --quiet torchvision; \
+	fi
+	@touch $@
+
 clean-venv:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(APP_VENV)
 
 # ------------------------------------------------------------------------------------------------ tests
 
 lint: $(VENV)/.mnseg-test
 	$(BIN)/ruff check .
 
+test: test-core test-app
+
 # -rs: tests without their data say why they were skipped.
-test: lint
+test-core: lint
 	$(BIN)/python -m pytest -rs
+
+test-app: $(APP_VENV)/.mnseg-app
+	$(APP_BIN)/python -m pytest -rs tests/app
 
 # ------------------------------------------------------------------------------------------------ demo
 
@@ -122,6 +152,11 @@ $(DEMO)/report.html: $(DEMO)/mn/eval/field_metrics.csv $(DEMO)/supervised/eval/f
 	@echo "== report"
 	$(BIN)/mnseg report --datalist $(DEMO)/data/datalist.json --run "M&N=$(DEMO)/mn" \
 	    --run "supervised only=$(DEMO)/supervised" --baseline "supervised only" -o $@
+
+# A clinician is simulated: MONAI Label's client, masks corrected towards the truth within a budget.
+demo-label: $(APP_VENV)/.mnseg-app
+	$(APP_BIN)/python benchmarks/demo_label.py --out $(DEMO_LABEL)
+	@echo "Done. Open $(abspath $(DEMO_LABEL)/report.html) in a browser."
 
 clean-demo:
 	rm -rf $(DEMO)

@@ -1,10 +1,12 @@
 """The MONAI Label app of mnseg; it only puts the parts in ``lib`` together.
 
-``monailabel start_server --app monailabel_app --studies FOLDER --conf labels "left atrium"``, or ``mnseg serve``.
+``mnseg serve``, or ``python -m monailabel.main start_server --app monailabel_app --studies FOLDER --conf labels "left
+atrium"``. (The shell script ``monailabel`` loses quotes: with it, write ``left_atrium``.)
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from collections.abc import Mapping
@@ -106,16 +108,20 @@ class MnsegApp(MONAILabelApp):
         self.pacs_sync = PacsSync(self, self.app_conf.seg_interval) if self.app_conf.is_dicomweb else None
         install(api, self)
         super().on_init_complete()
-        self.training.start()
+        atexit.register(self.training.close)
         threading.Thread(target=self._settle, name="settle", daemon=True).start()
 
     def _settle(self) -> None:
         """What may take a while and nobody must wait for."""
-        self.submissions.replay()
+        try:
+            self.submissions.replay()
+            if self.app_conf.import_labels:
+                import_labels(self)
+        except Exception:  # of a damaged folder, say; nobody should wait for a training because of it
+            logger.exception("not all labels could be taken in")
         if self.pacs_sync is not None:
             self.pacs_sync.start()
-        if self.app_conf.import_labels:
-            import_labels(self)
+        self.training.start()  # now, or it would begin with the first few of a folder of labels
         self._infers[MODEL_NAME].warm_up()
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ BROUGHT_BY = {
     "PIL": "matplotlib",
 }
 # Imported where they are needed only, with a sentence when they are missing: import name -> extra.
-OPTIONAL = {"h5py": "import"}
+OPTIONAL = {"h5py": "import", "highdicom": "dicom", "monailabel": "app"}
 
 
 def _setup_cfg() -> ConfigParser:
@@ -68,7 +68,8 @@ def test_imported_libraries_are_required(path: Path) -> None:
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_optional_libraries_are_extras_that_the_tests_install(name: str) -> None:
     extras = _setup_cfg()["options.extras_require"]
-    assert name in extras[OPTIONAL[name]] and name in extras["test"]
+    assert name in extras[OPTIONAL[name]]
+    assert name in extras["test"] or f"mnseg[{OPTIONAL[name]}]" in extras["test-app"]
 
 
 def test_tensorboard_is_required_because_torch_imports_it_lazily() -> None:

@@ -182,9 +182,9 @@ def test_networks_come_from_the_checkpoint_the_product_being_the_average(tmp_pat
     settings = {"class_names": NAMES, "spacing": None, "seed": 3, "lora": 2}
     g, f = Above(0.0), Above(0.0)
     plain = load_networks(checkpoint(tmp_path / "a.pt"), g, f, settings)
-    assert (float(g.threshold), float(f.threshold)) == (1.0, 3.0) and len(plain) == 64
+    assert (g.threshold.item(), f.threshold.item()) == (1.0, 3.0) and len(plain) == 64
     other = load_networks(checkpoint(tmp_path / "b.pt", ema=Above(7.0)), g, f, settings)
-    assert (float(g.threshold), float(f.threshold)) == (7.0, 3.0) and other != plain
+    assert (g.threshold.item(), f.threshold.item()) == (7.0, 3.0) and other != plain
 
 
 def test_checkpoints_that_do_not_fit_are_named(tmp_path):

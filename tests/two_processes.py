@@ -29,15 +29,7 @@ def run_both(function: Callable[..., Any], *args: Any, timeout: float = 150) -> 
     Raises:
         AssertionError: with the traceback of a process that failed, or when one is not done in time.
     """
-    # By file and name: pytest imports tests under names that another process does not know.
-    place = inspect.getfile(function), function.__name__
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    results = CONTEXT.Queue()
-    processes = [CONTEXT.Process(target=_work, args=(rank, port, results, place, args)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
+    processes, results = _start(function, args)
     found: dict[int, Any] = {}
     end = time.monotonic() + timeout
     try:
@@ -53,6 +45,33 @@ def run_both(function: Callable[..., Any], *args: Any, timeout: float = 150) -> 
                 process.kill()
             process.join()
     return [found[0], found[1]]
+
+
+def run_to_the_end(function: Callable[..., Any], *args: Any, timeout: float = 60) -> list[int]:
+    """Exit codes of processes that may be killed on the way; a process that outlives the other must end, too."""
+    processes, _ = _start(function, args)
+    end = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0.01))
+    late = [rank for rank, process in enumerate(processes) if process.exitcode is None]
+    for process in processes:
+        process.kill()
+        process.join()
+    assert not late, f"process {late} still waits after {timeout} s"
+    return [process.exitcode for process in processes]
+
+
+def _start(function: Callable[..., Any], args: tuple) -> tuple[list[Any], Any]:
+    # By file and name: pytest imports tests under names that another process does not know.
+    place = inspect.getfile(function), function.__name__
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    results = CONTEXT.Queue()
+    processes = [CONTEXT.Process(target=_work, args=(rank, port, results, place, args)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    return processes, results
 
 
 def _work(rank: int, port: int, results: Any, place: tuple[str, str], args: tuple) -> None:

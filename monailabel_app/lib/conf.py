@@ -35,7 +35,8 @@ class AppConf:
     labels: names of the structures, the label values 1..N in this order; without the background.
     workspace: folder of versions, runs, histories (default: ``STUDIES/.mnseg``, or ``APP/model/<hash>`` for DICOMweb).
     bundle: the co-training bundle.
-    overlays: config files laid over train.json, comma-separated on the command line.
+    overlays: config files laid over train.json, comma-separated on the command line (default: the repository's
+        ``configs/recipes/label.json``, or ``cpu.json`` where there is no GPU).
     settings: keys of train.json and their values, a JSON object; they win over the overlays.
     model: folder of a packed bundle that is served until something better is trained, or None.
     min_labels: labeled scans without which nothing is trained.
@@ -122,6 +123,8 @@ class AppConf:
             values["labels"] = _labels_of_model(values.get("model"))
         workspace = conf.get("workspace") or _default_workspace(app_dir, studies, is_dicomweb)
         _check_settings(values.get("settings", {}), bundle)
+        if "overlays" not in values:
+            values["overlays"] = _default_overlays(app_dir)
         return cls(app_dir, studies, is_dicomweb, workspace=Path(workspace).absolute(), bundle=bundle, **values)
 
 
@@ -146,6 +149,14 @@ def _default_workspace(app_dir: Path, studies: str, is_dicomweb: bool) -> Path:
     if is_dicomweb:
         return app_dir / "model" / hashlib.sha256(studies.rstrip("/").encode()).hexdigest()[:12]
     return Path(studies) / ".mnseg"
+
+
+def _default_overlays(app_dir: Path) -> tuple[Path, ...]:
+    """train.json alone trains for days on a processor, and longer than people label on a GPU."""
+    import torch  # here: reading the settings should not take seconds where overlays are named
+
+    recipe = app_dir.parent / "configs" / "recipes" / ("label.json" if torch.cuda.is_available() else "cpu.json")
+    return (recipe,) if recipe.is_file() else ()
 
 
 def _labels_of_model(model: Path | None) -> tuple[str, ...]:

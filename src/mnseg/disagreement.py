@@ -27,9 +27,9 @@ def class_disagreement(a: Tensor, b: Tensor, num_classes: int, speck: float = SP
 
     - Normalised for size: both grow with the object, so that a large organ is not chosen because its surface is large.
       Entropy or the mean difference of probabilities over all voxels mostly measure the object's size.
-    - Of masks, not of probabilities: what is left on the background by a softmax, over millions of voxels, says nothing
-      about a small structure; and two maps that are equally unsure do not disagree. The error that a label would
-      correct is one of masks, too; docs/benchmarks.md compares the two.
+    - Of masks, not of probabilities: what a softmax leaves on the background, over millions of voxels, says nothing
+      about a small structure, and the error that a label would correct is one of masks, too. Soft Dice ranks about as
+      well (docs/benchmarks.md) but keeps both networks' maps in memory, and is not 0 for two equal, unsure maps.
     - ``speck`` voxels in the denominator: few voxels that one network alone sees are no whole disagreement (3 voxels:
       0.23, 100 voxels: 0.91), while for a structure of some hundred voxels the term hardly counts.
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mnseg.errors import UserError
 
-__all__ = ["atomic_save", "atomic_write", "read_json", "require_writable", "stamp_of"]
+__all__ = [
+    "Stamp",
+    "atomic_save",
+    "atomic_write",
+    "parts_of",
+    "read_json",
+    "require_writable",
+    "shared_write",
+    "stamp_of",
+]
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
@@ -28,6 +40,20 @@ def atomic_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+    return path
+
+
+def shared_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """`atomic_write` where several processes may write the same file at once: each fills a file of its own."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
     return path
 
 
@@ -81,21 +107,46 @@ def require_writable(path: str | Path) -> None:
         raise UserError(f"{path} cannot be written: {folder} may not be written to.")
 
 
-def stamp_of(path: str | Path) -> list[tuple[str, int, int]]:
-    """Name, size and modification time (ns) of all files that a scan consists of: another stamp, another scan.
+class Stamp(NamedTuple):
+    """One file of a scan as the file system describes it; times in ns."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def stamp_of(path: str | Path) -> list[Stamp]:
+    """Marks of all files that a scan consists of, without reading them: equal marks, equal scan.
+
+    Raises:
+        OSError: there is no such file, or it is no regular one.
+    """
+    return [_stamp(part) for part in parts_of(path)]
+
+
+def _stamp(part: Path) -> Stamp:
+    found = part.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without end
+        raise OSError(errno.EINVAL, "no regular file", str(part))
+    return Stamp(part.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def parts_of(path: str | Path) -> list[Path]:
+    """The files that a scan consists of, sorted.
 
     A folder (a DICOM series) consists of its files; a header (.mhd, .nhdr) also of the data files beside it, known by
     their equal stem.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the folder cannot be read.
     """
     path = Path(path)
     if path.is_dir():
-        parts = [part for part in path.iterdir() if part.is_file()]
-    elif path.suffix.lower() in (".mhd", ".nhdr"):
-        parts = [part for part in path.parent.iterdir() if part.name.split(".")[0] == path.stem.split(".")[0]]
-    else:
-        parts = [path]
-    stats = [(part.name, part.stat()) for part in sorted({path, *parts})]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        return sorted(part for part in path.iterdir() if part.is_file())
+    if path.suffix.lower() in (".mhd", ".nhdr"):
+        stem = path.stem.split(".")[0]
+        parts = [part for part in path.parent.iterdir() if part.name.split(".")[0] == stem and part.is_file()]
+        return sorted({path, *parts})
+    return [path]

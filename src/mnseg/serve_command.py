@@ -151,6 +151,8 @@ def _require_dcmqi() -> None:
 
 
 def _require_port(host: str, port: int) -> None:
+    if not 0 < port < 65536:
+        raise UserError(f"--port {port}: choose a number from 1 to 65535.")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:

@@ -76,3 +76,15 @@ def test_labels_come_from_a_packed_model(tmp_path):
         AppConf.from_conf({"model": str(tmp_path)}, APP, "/scans")
     with pytest.raises(UserError, match="No labels are named"):
         AppConf.from_conf({}, APP, "/scans")
+
+
+def test_without_overlays_a_recipe_that_fits_the_machine_is_taken(tmp_path):
+    import torch
+
+    app = Path(__file__).parents[2] / "monailabel_app"
+    conf = AppConf.from_conf({"labels": "organ"}, app, str(tmp_path))
+    assert [path.name for path in conf.overlays] == ["label.json" if torch.cuda.is_available() else "cpu.json"]
+    assert all(path.is_file() for path in conf.overlays)
+    own = tmp_path / "own.json"
+    own.write_text("{}")
+    assert AppConf.from_conf({"labels": "organ", "overlays": str(own)}, app, str(tmp_path)).overlays == (own,)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,11 +210,11 @@ def spoiled_scans(scans: Path) -> dict[str, str]:
     write_scan(scans / "series.nii.gz", np.stack([cube] * 3, -1), AFFINES["ras"])
     (scans / "zero.nii").write_bytes(b"")
     return {
-        "cut.nii.gz": "unusable, EOFError",
+        "cut.nii.gz": "cannot be read (Compressed file ended",
         "flat.nii.gz": "is 2-D",
         "nan.nii.gz": "has NaN or infinite voxels",
         "series.nii.gz": "has shape (8, 8, 8, 3), but 1 channel",
-        "zero.nii": "unusable, ImageFileError: Empty file",
+        "zero.nii": "cannot be read as NIfTI (Empty file",
     }
 
 
@@ -225,6 +228,29 @@ def test_scans_that_cannot_be_used_are_named_before_anything_is_written(tmp_path
     assert sentence.startswith("5 of 6 scans cannot be used: ")
     assert [f"{name} ({why}" for name, why in reasons.items() if f"/{name} ({why}" not in sentence] == []
     assert "good.nii.gz" not in sentence
+    assert not (tmp_path / "eval").exists()
+
+
+@pytest.mark.parametrize("stock", [False, True], ids=["mnseg", "stock"])
+def test_what_nibabel_takes_but_monai_or_other_programs_read_otherwise(tmp_path, monkeypatch, stock):
+    if stock:
+        monkeypatch.setitem(sys.modules, "mnseg.data.dicom_series", None)
+    scans = tmp_path / "scans"
+    threshold_model(tmp_path / "models" / "model.pt")
+    cube = np.random.default_rng(5).random((8, 8, 8))
+    write_scan(scans / "sum.nii.gz", cube, AFFINES["ras"])
+    data = bytearray((scans / "sum.nii.gz").read_bytes())
+    data[-8] ^= 1  # the checksum
+    (scans / "sum.nii.gz").write_bytes(data)
+    image = nib.Nifti1Image(cube, np.diag([2.0, 2, 2, 1]))
+    image.set_sform(np.diag([-2.0, 3, 2, 1]), 1)  # leaves pixdim and qform
+    image.to_filename(scans / "two.nii")
+    os.mkfifo(scans / "pipe.nii")
+    with pytest.raises(SystemExit) as refusal:
+        workflow(tmp_path).initialize()
+    for name, why in {"sum.nii.gz": ".*CRC", "two.nii": "contradicts itself", "pipe.nii": "is a link to nothing, or no",
+                      }.items():  # fmt: skip
+        assert re.search(rf"/{name} \({why}", str(refusal.value))
     assert not (tmp_path / "eval").exists()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,19 +49,36 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory) -> SimpleNamespace:
-    folder = tmp_path_factory.mktemp("work")
+def prepare(folder: Path, **settings) -> str:
+    """A folder in which the page's command runs; the command."""
     for name in ("bundles", "configs"):
         (folder / name).symlink_to(ROOT / name)
     write_phantom_dataset(folder / "data", 2, 2, 1, 0, size=18)
-    (folder / "my-data.json").write_text(json.dumps(SETTINGS))
-    command = re.search(r"^    torchrun(?:.*\\\n)+.*", PAGE.read_text(), re.MULTILINE).group()
+    (folder / "my-data.json").write_text(json.dumps(SETTINGS | settings))
+    return re.search(r"^    torchrun(?:.*\\\n)+.*", PAGE.read_text(), re.MULTILINE).group()
+
+
+def started(command: str, folder: Path) -> subprocess.Popen:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    result = subprocess.run(
-        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=300,
+    return subprocess.Popen(
+        ["bash", "-c", command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+def complete(command: str, folder: Path) -> SimpleNamespace:
+    process = started(command, folder)
+    try:
+        stdout, stderr = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return SimpleNamespace(returncode=process.returncode, stdout=stdout, stderr=stderr)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("work")
+    result = complete(prepare(folder), folder)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return SimpleNamespace(folder=folder, run=folder / "runs" / "mn", text=result.stdout + result.stderr)
 
@@ -82,3 +101,51 @@ def test_the_model_has_no_trace_of_the_wrapper(done):
     names = [key for name in ("network", "network_2d") for key in checkpoint["objects"][name]]
     names += torch.load(done.run / "models" / "model.pt", weights_only=True).keys()
     assert names and not [name for name in names if name.startswith("module.")]
+
+
+def workers_of(torchrun: int) -> list[int]:
+    """The training processes, by rank: torchrun's children. (bash replaces itself with torchrun.)"""
+    children = Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()
+    ranks = {}
+    for child in children:
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks[next(entry for entry in environment if entry.startswith(b"RANK="))] = int(child)
+    return [ranks[name] for name in sorted(ranks)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes by Linux's /proc")
+@pytest.mark.parametrize("overlay", [None, "mean_teacher", "two_3d_networks"])
+@pytest.mark.parametrize("victims", [(1,), (0, 1)], ids=["one killed", "both killed"])
+def test_a_killed_run_continues_to_the_same_weights(tmp_path, overlay, victims):
+    """The page's command, SIGKILL in the fourth epoch, the command again: equal to a run without a stop."""
+    more = {"stage_2_epochs": 5, "batch_size": 4, "checkpoint_interval": 1, "num_unlabeled": 1}
+    models = []
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = prepare(folder, **more)
+        if overlay:
+            command = command.replace("'my-data.json'", f"'my-data.json','configs/ablations/{overlay}.json'")
+        if name == "killed":
+            kill_after_epoch(3, started(command, folder), folder, victims)
+        result = complete(command, folder)
+        assert result.returncode == 0, result.stderr[-4000:]
+        models.append(torch.load(folder / "runs" / "mn" / "models" / "model.pt", weights_only=True))
+        lines = (folder / "runs" / "mn" / "history.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+
+
+def kill_after_epoch(epoch: int, torchrun: subprocess.Popen, folder: Path, victims: tuple[int, ...]) -> None:
+    history = folder / "runs" / "mn" / "history.jsonl"
+    end = time.monotonic() + 200
+    while not (history.is_file() and len(history.read_text().splitlines()) >= epoch):
+        assert torchrun.poll() is None and time.monotonic() < end, "it did not come so far"
+        time.sleep(0.05)
+    workers = workers_of(torchrun.pid)
+    for victim in victims:
+        os.kill(workers[victim], signal.SIGKILL)
+    _, stderr = torchrun.communicate(timeout=60)
+    assert torchrun.returncode != 0 and "SIGKILL" in stderr
+    assert len(history.read_text().splitlines()) < 6

@@ -1,6 +1,9 @@
-"""DICOM SEG: written by dcmqi, read back by highdicom; written by highdicom, read as labels."""
+"""DICOM SEG: written by dcmqi, read back by highdicom, and the other way round; read as labels."""
 
 from __future__ import annotations
+
+import subprocess
+from pathlib import Path
 
 import highdicom as hd
 import nibabel as nib
@@ -15,6 +18,7 @@ from mnseg.data import dicom_seg_write
 from mnseg.data.dicom_seg_read import convert_segmentations
 from mnseg.data.dicom_seg_write import EmptyMaskError, export_masks, write_dicom_seg
 from mnseg.data.dicom_series import inspect_series
+from mnseg.data.grids import label_onto_grid
 from mnseg.data.segment_codes import ABNORMALITIES, STRUCTURES, code_of
 from mnseg.errors import UserError
 
@@ -112,6 +116,35 @@ def test_a_segmentation_says_what_it_is(tmp_path, write_series):
     assert dataset.SegmentSequence[2].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"
 
 
+@pytest.mark.parametrize("heights", [2.0 * np.arange(8), -2.0 * np.arange(8)], ids=["up", "down"])
+def test_a_multi_frame_series_gets_a_segmentation_of_its_frames(tmp_path, write_enhanced, heights):
+    """Written by highdicom, read by dcmqi."""
+    scan = write_enhanced(tmp_path / "e" / "IM", STORED, heights)
+    grid = inspect_series(tmp_path / "e")
+    label = label_for(tmp_path / "e")
+    label[0, 0, 0] = 2
+    label[4:6, 7:9, 5] = 0
+    mask = save_mask(tmp_path / "mask.nii.gz", label, grid.affine)
+    file = write_dicom_seg(tmp_path / "e", mask, tmp_path / "seg.dcm", NAMES)
+    tool = Path(dicom_seg_write.require_dcmqi()).with_name("segimage2itkimage")
+    subprocess.run([tool, "--inputDICOM", file, "--outputDirectory", tmp_path, "--outputType", "nii"], check=True,
+                   capture_output=True)
+    for value, name in enumerate(NAMES[1:], 1):
+        found = nib.load(tmp_path / f"{value}.nii.gz")
+        placed = label_onto_grid(np.asarray(found.dataobj), found.affine, grid.shape, grid.affine, name)
+        np.testing.assert_array_equal(placed > 0, label == value)
+    dataset, source = pydicom.dcmread(file), pydicom.dcmread(scan)
+    assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
+    assert (dataset.PatientID, dataset.FrameOfReferenceUID) == (source.PatientID, source.FrameOfReferenceUID)
+    assert "not for diagnosis" in dataset.SeriesDescription and dataset.ContentDescription == STAMP
+    for segment, name in zip(dataset.SegmentSequence, NAMES[1:], strict=True):
+        assert (segment.SegmentLabel, segment.SegmentDescription) == (name, f"{name}, not for diagnosis")
+        assert (segment.SegmentAlgorithmType, segment.SegmentAlgorithmName) == ("AUTOMATIC", "mn_cotraining 0.1.0")
+    kidney = dataset.SegmentSequence[1].SegmentedPropertyTypeCodeSequence[0]
+    assert kidney.CodeValue == "64033007"
+    assert kidney.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+
+
 def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path, write_series, write_enhanced, monkeypatch):
     series = write_series(tmp_path / "s", STORED)
     affine, label = inspect_series(series).affine, label_for(series)
@@ -131,8 +164,10 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path, write_serie
     half[2, 3] += 15
     refused(UserError, "reaches beyond the scan", save_mask(tmp_path / "b.nii", label, half))
     good = save_mask(tmp_path / "g.nii", label, affine)
-    frames = write_enhanced(tmp_path / "e" / "IM", STORED, 2.0 * np.arange(8)).parent
-    refused(UserError, "multi-frame series, for which dcmqi", good, scan=frames)
+    bare = pydicom.dcmread(write_enhanced(tmp_path / "e" / "IM", STORED, 2.0 * np.arange(8)))
+    del bare.FrameOfReferenceUID
+    bare.save_as(tmp_path / "e" / "IM")
+    refused(UserError, r"no DICOM SEG of .*e: its file lacks .*Frame ?Of ?Reference ?UID", good, scan=tmp_path / "e")
     monkeypatch.setattr(dicom_seg_write.shutil, "which", lambda *args, **kwargs: None)
     refused(UserError, r"not installed: pip install 'mnseg\[dicom\]'", good)
 

@@ -177,6 +177,12 @@ def test_enhanced_multi_frame_that_itk_misreads_is_refused(tmp_path, write_enhan
     assert reason in series_fault(tmp_path / "s")
 
 
+def test_dicom_under_the_suffix_of_another_reader_is_refused(tmp_path, write_enhanced):
+    file = write_enhanced(tmp_path / "a.png", STORED, 2.5 * np.arange(8))
+    with pytest.raises(UserError, match=r"a\.png is DICOM with the suffix of another format.*rename it to \.dcm"):
+        open_volume(file)
+
+
 def test_multi_frame_files_need_a_folder_each(tmp_path, write_enhanced):
     file = write_enhanced(tmp_path / "s" / "a", STORED, 2.5 * np.arange(8))
     copy = pydicom.dcmread(file)

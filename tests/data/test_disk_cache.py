@@ -103,6 +103,21 @@ def test_a_changed_scan_is_read_again(items, tmp_path, loaded):
     assert [torch.equal(a, b["image"]) for a, b in zip(before, after, strict=True)] == [True] * 3 + [False] + [True] * 2
 
 
+def test_bytes_count_and_neither_time_nor_place(items, tmp_path, loaded):
+    """Other bytes of the same size under the same modification time are prepared anew; a moved data set is not."""
+    before = make(items, tmp_path)[3]["image"].clone()
+    path, old = Path(items[3]["image"]), os.stat(items[3]["image"])
+    write(path, 77)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert (os.stat(path).st_size, os.stat(path).st_mtime_ns) == (old.st_size, old.st_mtime_ns)
+    assert not torch.equal(make(items, tmp_path)[3]["image"], before)
+    assert loaded[6:] == ["c3"]
+    (tmp_path / "images").rename(tmp_path / "moved")
+    moved = [{**item, "image": item["image"].replace("images", "moved")} for item in items]
+    make(moved, tmp_path)
+    assert len(loaded) == 7
+
+
 def test_another_spacing_is_another_file(items, tmp_path, loaded):
     assert make(items, tmp_path)[0]["image"].shape == (1, 8, 8, 6)
     assert make(items, tmp_path, spacing=1.0)[0]["image"].shape[3] > 6

@@ -101,6 +101,18 @@ class TestPeculiarities:
             19: "modality CT (usual: MR)"
         }
 
+    def test_some_state_no_modality(self):
+        """NIfTI files beside DICOM: compared with all of the only modality stated, apart where there are several."""
+        mr = replace(USUAL, modality="MR")
+        thick = {"spacing": (1.0, 1.0, 5.0)}
+        spacing = "voxel spacing 5 mm foot-head (usual: 2 mm)"
+        assert remarks(replace(mr, **thick)) == {19: spacing}
+        assert remarks(replace(USUAL, **thick), like=mr) == {19: spacing}
+        assert remarks(replace(USUAL, low=-1000.0), like=mr) == {
+            19: "lowest intensities near -1000 (usual: no values below -500, unlike CT)"
+        }
+        assert remarks(replace(USUAL, modality="CT"), mr) == {}, "one of each among 19 that state none"
+
     def test_unknown_intensities_are_not_judged(self):
         assert remarks(replace(USUAL, low=float("nan"), high=float("nan"))) == {}
 
@@ -118,3 +130,22 @@ def test_the_check_names_the_scan_and_still_passes(tmp_path):
         "warning: unlabeled/c3: unlike the rest: voxel spacing 5 mm foot-head (usual: 2 mm); "
         "field of view 20 mm foot-head (usual: 8 mm)."
     ]
+
+
+def test_dicom_states_its_modality(tmp_path, write_series):
+    """Ten series of equal voxels; the PET is named for what its header says, and for that alone."""
+    rng = np.random.default_rng(0)
+    items = []
+    for i in range(10):
+
+        def stated(dataset, _, i=i):
+            dataset.Modality = "PT" if i == 3 else "CT"
+
+        series = write_series(tmp_path / f"c{i}", rng.integers(0, 2000, (3, 4, 5)), edit=stated)
+        items.append({"image": str(series)})
+    report = check_datalist({"labeled": [], "validation": [], "unlabeled": items})
+    assert [str(finding) for finding in report.findings] == [
+        "warning: unlabeled/c3: unlike the rest: modality PT (usual: CT)."
+    ]
+    items[3]["modality"] = "CT"  # the datalist knows better
+    assert not check_datalist({"labeled": [], "validation": [], "unlabeled": items}).findings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +22,7 @@ from mnseg.engines import CoTrainer
 from mnseg.engines.co_trainer import NonFiniteLossError
 from mnseg.engines.training_state import TrainingState
 from mnseg.handlers import CheckpointHandler, EpochSeedHandler, LRGSamplingHandler, ResumeHandler, TwoStageLRHandler
-from two_processes import run_both
+from two_processes import run_both, run_to_the_end
 
 LABELED, UNLABELED, STAGE_1, STAGE_2, EPOCH_LENGTH = 5, 9, 2, 6, 2
 
@@ -163,6 +165,35 @@ def test_stopped_and_continued(tmp_path):
         np.testing.assert_array_equal(whole_0, parts_0)
         np.testing.assert_array_equal(whole_1, parts_1)
         np.testing.assert_array_equal(whole_0, whole_1)
+
+
+def die(process: int, folder: Path) -> None:
+    run = start(folder)
+
+    @run.trainer.on(Events.ITERATION_COMPLETED(once=13))
+    def kill(engine):
+        if process == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run.trainer.run()
+
+
+def whole_run(process: int, folder: Path) -> list[np.ndarray]:
+    run = start(folder)
+    run.trainer.run()
+    return [*weights(run), np.array(len(run.seen))]
+
+
+def test_killed_and_continued(tmp_path):
+    """SIGKILL of one process, as by a scheduler or for want of memory: the other ends, and both go on as if whole."""
+    codes = run_to_the_end(die, tmp_path / "broken")
+    assert codes[1] == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "broken").iterdir()] == ["checkpoint.pt"]
+    whole, _ = run_both(whole_run, tmp_path / "whole")
+    for parts in run_both(whole_run, tmp_path / "broken"):
+        assert parts[-1] == 4, "epochs 7 and 8"
+        for one, other in zip(parts[:-1], whole[:-1], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def first_part(process: int, folder: Path) -> None:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from fuzz.import_seeds import import_mutations, import_seeds
 from fuzz.json_edits import damaged_json
 from fuzz.mutations import mutations
 from fuzz.seeds import real_seeds, written_seeds
@@ -19,14 +20,7 @@ from mnseg.cli import main
 
 
 def assert_no_defect(seeds, count) -> Counter:
-    counts, defects = Counter(), []
-    for verdict in verdicts(mutations(seeds, count)):
-        counts[verdict.outcome] += 1
-        if verdict.outcome == "defect":
-            defects.append(f"{verdict.mutation}\n    {verdict.text[-1500:]}")
-    print(dict(counts))
-    assert not defects, f"{len(defects)} of {sum(counts.values())}:\n" + "\n".join(defects)
-    return counts
+    return judged(mutations(seeds, count))
 
 
 def test_a_sample_of_damaged_volumes():
@@ -41,12 +35,29 @@ def test_damaged_volumes(shared_dir_or_none):
     assert counts.total() >= 2400
 
 
+def judged(mutations) -> Counter:
+    counts, defects = Counter(), []
+    for verdict in verdicts(mutations):
+        counts[verdict.outcome] += 1
+        if verdict.outcome == "defect":
+            defects.append(f"{verdict.mutation}\n    {verdict.text[-1500:]}")
+    print(dict(counts))
+    assert not defects, f"{len(defects)} of {sum(counts.values())}:\n" + "\n".join(defects)
+    return counts
+
+
 @pytest.fixture
 def shared_dir_or_none(request):
     try:
         return request.getfixturevalue("shared_dir")
     except pytest.skip.Exception:
         return None
+
+
+@pytest.mark.parametrize("count", [28, pytest.param(600, marks=pytest.mark.slow)])
+def test_damaged_data_sets_to_import(count):
+    counts = judged(import_mutations(import_seeds(), count))
+    assert min(counts["accepted"], counts["refused"]) > count // 10
 
 
 @pytest.fixture

@@ -1,14 +1,17 @@
 """Which scans are there, and which of them cannot be used: said before anything is written.
 
 Run by path from inference.json and evaluate.json. Needs monai and nibabel; NRRD, MetaImage and DICOM also need itk.
+Where mnseg is installed, its readers judge the files, which find more.
 """
 
+import gzip
 from functools import lru_cache
 from glob import glob
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import LoadImage
 from monai.utils import optional_import
 
@@ -19,6 +22,7 @@ TOLERANCE_VOXELS = 0.1
 
 itk = optional_import("itk")[0]
 inspect_fully, has_mnseg = optional_import("mnseg.data.dicom_series", name="series_fault")
+mnseg_io = optional_import("mnseg.data.volume_io")[0]
 
 
 def find_scans(folder, pattern):
@@ -70,22 +74,26 @@ def listed(faults, limit=5):
     return "; ".join([*parts, f"and {len(faults) - limit} more"][: limit + (len(faults) > limit)])
 
 
-def _fault_of(find):
-    """What ``find`` says, or why it failed: readers raise errors of many kinds."""
+def _fault_of(find, path):
+    """What ``find`` says of a file, or why it failed: readers raise errors of many kinds."""
     try:
         return find()
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
+        if type(error).__name__ == "UserError":  # mnseg's own sentence
+            return lines[0].removeprefix(f"{path} ").removeprefix(f"the voxels of {path} ")
         return f"unusable, {type(error).__name__}: {lines[0][:200]}"
 
 
 @lru_cache(None)
 def file_fault(path, channels):
-    return _fault_of(lambda: (series_fault(path) if Path(path).is_dir() else "") or _scan_fault(path, channels))
+    if not Path(path).is_file() and not Path(path).is_dir():  # a pipe would be waited for without end
+        return "is a link to nothing, or no regular file"
+    return _fault_of(lambda: (series_fault(path) if Path(path).is_dir() else "") or _scan_fault(path, channels), path)
 
 
 def _scan_fault(path, channels):
-    affine, data = np.asarray(_open(path).affine), _voxels(_open(path))
+    affine, data = np.asarray(_open(path).affine), _voxels(path)
     if data.size == 0:
         return f"has no voxels, shape {data.shape}"
     if data.ndim < 3:
@@ -96,30 +104,52 @@ def _scan_fault(path, channels):
         return "has NaN or infinite voxels"
     if not abs(np.linalg.det(affine)) > 0:
         return "has an affine that cannot be inverted"
+    if path.endswith(NIFTI) and _moves(path, affine, data.shape):
+        return "contradicts itself: its sform has other voxel sizes than its pixdim, and MONAI would go by the qform"
     return ""
 
 
+def _moves(path, affine, shape):
+    other = correct_nifti_header_if_necessary(nib.load(path)).affine
+    moved = np.linalg.inv(affine) @ other - np.eye(4)
+    return not np.abs(moved[:3] * [*shape[:3], 1]).sum(axis=1).max() <= TOLERANCE_VOXELS
+
+
 def label_fault(image, label, num_classes):
-    return _fault_of(lambda: _label_fault(_open(image), _open(label), num_classes))
+    return _fault_of(lambda: _label_fault(_open(image), _open(label), _voxels(label), num_classes), label)
 
 
-def _label_fault(image, label, num_classes):
+def _label_fault(image, label, values, num_classes):
     if image.shape[:3] != label.shape[:3]:
         return f"has shape {label.shape}, its image {image.shape}"
     moved = np.linalg.inv(np.asarray(image.affine)) @ np.asarray(label.affine) - np.eye(4)
     if np.abs(moved[:3] * [*image.shape[:3], 1]).sum(axis=1).max() > TOLERANCE_VOXELS:
         return f"lies elsewhere than its image: the affines differ by more than {TOLERANCE_VOXELS} voxel"
-    wrong = np.setdiff1d(np.rint(_voxels(label)), range(num_classes))
+    wrong = np.setdiff1d(np.rint(values), range(num_classes))
     return f"has values {wrong[:5].tolist()} outside the {num_classes} classes of class_names" if wrong.size else ""
 
 
 @lru_cache(2)
 def _open(path):
+    if has_mnseg and isinstance(path, str):
+        return mnseg_io.open_volume(path)
     return nib.load(path) if isinstance(path, str) and path.endswith(NIFTI) else LoadImage()(path)
 
 
-def _voxels(scan):
+def _voxels(path):
+    scan = _open(path)
+    if has_mnseg and isinstance(path, str):
+        return mnseg_io.read_voxels(scan, path)
+    if hasattr(scan, "dataobj") and path.endswith(".gz"):
+        _require_checksum(path)
     return np.asanyarray(scan.dataobj if hasattr(scan, "dataobj") else scan)
+
+
+def _require_checksum(path):
+    """nibabel stops at the last voxel, before the checksum that tells damaged bytes."""
+    with gzip.open(path) as file:
+        while file.read(1 << 20):
+            pass
 
 
 def series_fault(folder):

@@ -70,6 +70,6 @@ def label_colors(labels: Sequence[str]) -> dict[str, list[int]]:
     from monailabel.datastore.utils.colors import GENERIC_ANATOMY_COLORS
 
     return {
-        name: list(GENERIC_ANATOMY_COLORS.get(name.lower()) or COLORS[place % len(COLORS)])
+        name: list(GENERIC_ANATOMY_COLORS.get(name.replace("_", " ").lower()) or COLORS[place % len(COLORS)])
         for place, name in enumerate(labels)
     }

@@ -71,13 +71,18 @@ class PublishedInfer(InferTask):
         return str(version.model_file) if version else None
 
     def warm_up(self) -> None:
-        """Load the published version before somebody waits for it."""
+        """Load what takes seconds, the published version and the libraries, before somebody waits for it."""
         version = self.registry.published()
-        if version is not None:
-            try:
+        path = _temporary(".nrrd")
+        try:
+            with self._lock:
+                write_mask(path, np.zeros((1, 1, 1), np.uint8), np.eye(4), NOTICE)
+            if version is not None:
                 self._predictor(version)
-            except Exception:
-                logger.exception("%s cannot be loaded", version.name)
+        except Exception:
+            logger.exception("the first mask will have to wait")
+        finally:
+            path.unlink()
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Segment ``request["image"]``, a path that the server itself has chosen.
@@ -144,7 +149,7 @@ class PublishedInfer(InferTask):
         with self._lock:
             if version.id not in self._predictors:
                 try:
-                    predictor = Predictor(version, self.conf.bundle)
+                    predictor = _undisturbed(lambda: Predictor(version, self.conf.bundle))
                 except UserError as error:
                     raise RequestError(503, f"{version.name} cannot be loaded: {error}") from error
                 if predictor.class_names != list(self.conf.class_names):
@@ -158,6 +163,18 @@ class PublishedInfer(InferTask):
         if have < wanted:
             return f"no model yet: label at least {wanted} scans ({have} so far)"
         return f"no model yet: {have} scans are labeled, and the first training has not ended"
+
+
+def _undisturbed(build: Callable[[], Any], attempts: int = 5) -> Any:
+    """MONAI looks through all imported modules when it reads a config, and fails when another thread imports one."""
+    for _ in range(attempts - 1):
+        try:
+            return build()
+        except RuntimeError as error:
+            if "changed size during iteration" not in str(error):
+                raise
+            time.sleep(0.2)
+    return build()
 
 
 class _Options:

@@ -134,6 +134,11 @@ class Provenance:
             chosen = self._labels if image_id is None else {image_id: self._labels.get(image_id, [])}
             return [dict(facts) for labels in chosen.values() for facts in labels]
 
+    def served_mask(self, image_id: str) -> Path | None:
+        """File of the mask that was served last for an image."""
+        file = self._file(image_id, ".nii.gz")
+        return file if file.is_file() else None
+
     def unedited(self) -> set[str]:
         """Scans whose newest label is a mask of ours that nobody changed."""
         with self._lock:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import IO
 
@@ -23,11 +24,14 @@ class WorkspaceLock:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._file: IO[str] | None = None
+        self._guard = threading.Lock()
 
     def take(self) -> bool:
         """Whether it is ours now; it stays so until `free`, or the end of the process."""
-        if self._file is not None:
-            return True
+        with self._guard:
+            return self._file is not None or self._take()
+
+    def _take(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self.path, "a+")  # noqa: SIM115, it stays open as long as the lock is ours
         try:
@@ -50,9 +54,10 @@ class WorkspaceLock:
 
     def free(self) -> None:
         """Let others have it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        with self._guard:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
 
 def end_leftover(pid: int | None, folder: Path) -> None:

@@ -211,6 +211,18 @@ class TrainingService:
         """Of the newest training's main run."""
         return None if self._job is None else read_progress(self._job.folder, self._job.facts.get("epochs") or 0)
 
+    def counts(self) -> dict[str, int]:
+        """Scans, and how many of them train, validate, or have a mask of ours as their label."""
+        scans = known_scans(self.datastore, self.conf.group_by, self.provenance.unedited(), None, self._patients)
+        split = split_scans(scans, self.conf.validation_fraction, self.conf.unedited == "train")
+        return {
+            "total": len(scans),
+            "labeled": sum(scan.labeled for scan in scans),
+            "training": len(split.labeled),
+            "validation": len(split.validation),
+            "unedited": sum(scan.labeled and scan.unedited for scan in scans),
+        }
+
     def _described(self, job: Job) -> dict[str, Any]:
         facts = {key: value for key, value in job.facts.items() if key not in ("pid", "begun")}
         progress, left = self._progress_of(job)
@@ -332,17 +344,17 @@ class TrainingService:
             by=state.asked_by or "the server", reason=decision.reason, from_scratch=state.from_scratch,
             created=self.clock(), config=self._config(),
         )  # fmt: skip
+        if state.last_end is None:
+            # Labels that lay in the folder from the start wait again, too, if the first training fails.
+            for image_id in self.datastore.get_labeled_images():
+                self.store.change(lambda state, image_id=image_id: state.label_saved(image_id))
+        self.store.change(PolicyState.started)
         self._lines, self._stopping = (), False
         return job
 
     def _carry_out(self, job: Job) -> None:
         goes_on = job.facts["status"] == "RUNNING"
         if not goes_on:
-            if self.store.load().last_end is None:
-                # Labels that lay in the folder from the start wait again, too, if the first training fails.
-                for image_id in self.datastore.get_labeled_images():
-                    self.store.change(lambda state, image_id=image_id: state.label_saved(image_id))
-            self.store.change(PolicyState.started)
             job.update(status="RUNNING", started=self.clock())
             self.registry.record("started", run=job.id, by=job.facts["by"], reason=job.facts["reason"])
         else:
@@ -372,10 +384,10 @@ class TrainingService:
     def _end(self, job: Job, outcome: str, status: str, error: str | None) -> None:
         now = self.clock()
         self.store.change(lambda state: state.ended(now, outcome))
-        job.update(status=status, error=error, ended=now, pid=None)
         if status != "DONE":
             self.registry.record("failed" if status == "ERROR" else "stopped", run=job.id, by="the server",
                                  reason=error)
+        job.update(status=status, error=error, ended=now, pid=None)  # last: who sees it finds the rest written
         logging.getLogger("task_train").info("training %s: %s", job.id, error or _outcome(job))
         with contextlib.suppress(OSError):
             self.runs.thin()

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from lib.errors import RequestError
+from lib.server.page import page_facts
 from lib.server.roles import allowed
 
 __all__ = ["api_routes", "status_of"]
@@ -52,6 +53,7 @@ def status_of(app: Any) -> dict[str, Any]:
     """Everything that the page shows, but pictures."""
     published = app.registry.published()
     return {
+        **page_facts(app),
         "labels": app.app_conf.label_indices,
         "model": {"version": published.id, "name": published.name} if published else None,
         "pinned": app.registry.pinned,

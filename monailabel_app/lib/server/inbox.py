@@ -28,6 +28,17 @@ class Submission:
     def mask(self) -> Path:
         return self.folder / "mask.nii.gz"
 
+    def note(self, edit: Mapping[str, Any]) -> None:
+        """Remember that the label is in the history, and what that says."""
+        durable_json(self.folder / "edit.json", edit)
+
+    def noted(self) -> dict[str, Any] | None:
+        """What `note` was given; None before."""
+        try:
+            return json.loads((self.folder / "edit.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
 
 class Inbox:
     """A folder with one folder for each submission, named by time; it appears there whole or not at all."""

@@ -22,6 +22,7 @@ from lib.server.models import model_routes
 from lib.server.ohif import ohif_routes
 from lib.server.origins import only_origins
 from lib.server.pacs import pacs_routes
+from lib.server.page import page_routes
 from lib.server.sessions import session_routes
 from lib.server.threads import move_proxy_into_threads, threaded
 from lib.server.train import train_routes
@@ -39,7 +40,7 @@ def install(api: FastAPI, app: Any) -> None:
         route
         for router in (
             api_routes(app), infer_routes(app), train_routes(app), label_routes(app), image_routes(app),
-            log_routes(app), session_routes(), model_routes(), pacs_routes(app), ohif_routes(),
+            log_routes(app), session_routes(), model_routes(), page_routes(app), pacs_routes(app), ohif_routes(),
         )  # fmt: skip
         for route in router.routes
     ]

@@ -11,9 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, UploadFile
 
-from lib.durable import utc
 from lib.errors import RequestError
-from lib.registry.parts import sha256_of
 from lib.server.inbox import Inbox, Submission
 from lib.server.known import require_image, require_tag
 from lib.server.roles import caller
@@ -110,43 +108,43 @@ class Submissions:
         waiting = self.inbox.waiting()
         for submission in waiting:
             try:
-                self._store(submission, self._noted(submission))
+                self._store(submission)
                 logger.info("the label of %s, accepted before the server stopped, is stored", submission.facts["image"])
             except Exception:  # the others must not wait; it stays where it is
                 logger.exception("the label in %s cannot be stored", submission.folder)
         return len(waiting)
 
-    def _store(self, submission: Submission, noted: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _store(self, submission: Submission) -> dict[str, Any]:
         image_id, tag = submission.facts["image"], submission.facts["tag"]
         with self._lock:  # of two labels of one image the later one counts, whole
-            if not submission.facts.get("replace", True) and not noted:
+            if not submission.facts.get("replace", True):
                 self._require_place(submission)
             label_id = self.app.datastore().save_label(image_id, str(submission.mask), tag, self._info(submission))
-            edit = self._record(submission, noted) if tag == FINAL else {}
+            edit = self._record(submission) if tag == FINAL else {}
             self.inbox.done(submission)
         answer = dict(self.app.on_save_label(image_id, label_id) or {})
         return {**answer, **edit, "image": image_id, "label": label_id}
 
     def _require_place(self, submission: Submission) -> None:
+        """A label that may not replace another one is dropped, unless it is there already itself."""
         image_id, tag = submission.facts["image"], submission.facts["tag"]
-        if tag in self.app.datastore().get_labels_by_image_id(image_id):
+        store = self.app.datastore()
+        if tag not in store.get_labels_by_image_id(image_id):
+            return
+        if store.get_label_info(image_id, tag).get("origin") != submission.facts.get("origin"):
             self.inbox.done(submission)
             raise RequestError(409, f"The scan {image_id} has a label already.")
 
-    def _record(self, submission: Submission, noted: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _record(self, submission: Submission) -> dict[str, Any]:
         image_id = submission.facts["image"]
-        edit = noted or self.app.provenance.submitted(image_id, submission.mask, submission.facts["author"],
-                                                      submission.facts.get("origin"))
+        edit = submission.noted()  # by the server that was stopped, if it came that far
+        if edit is None:
+            edit = self.app.provenance.submitted(image_id, submission.mask, submission.facts["author"],
+                                                 submission.facts.get("origin"))
+            submission.note(edit)
         self.app.training.label_saved(image_id)
         self.app.reservations.release(image_id)
-        return {"edit": dict(edit)}
-
-    def _noted(self, submission: Submission) -> Mapping[str, Any] | None:
-        """What the server wrote down of this very label before it was stopped, if it came that far."""
-        newest = self.app.provenance.of(submission.facts["image"])
-        if newest is None or newest["when"] < utc(submission.facts["time"]):
-            return None
-        return newest if newest["sha256"] == sha256_of(submission.mask) else None
+        return {"edit": edit}
 
     def _info(self, submission: Submission) -> dict[str, Any]:
         """What the datastore keeps beside the label; the values follow the server's labels, not the client's order."""

@@ -127,10 +127,12 @@ class Runs:
         self.root.mkdir(parents=True, exist_ok=True)
         numbers = [int(folder.name) for folder in self.root.glob("[0-9]*") if folder.name.isdecimal()]
         folder = self.root / f"{max([at_least, *numbers], default=0) + 1:04d}"
-        folder.mkdir()
-        job = Job(folder, facts)
-        job.update()
-        return job
+        unfinished = self.root / ".new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        Job(unfinished, facts).update()
+        unfinished.rename(folder)
+        return Job(folder, facts)
 
     def thin(self) -> None:
         """Remove the oldest ended runs."""

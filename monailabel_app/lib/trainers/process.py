@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -66,8 +65,8 @@ class Child:
         self.lines: deque[str] = deque(maxlen=LINES)
         self._lock = threading.RLock()
         self._process: subprocess.Popen | None = None
-        self._stopped = False
-        self._paused = False
+        self._ended = threading.Event()
+        self._stopped = self._paused = False
 
     def run(self) -> None:
         """Run the command to its end.
@@ -92,8 +91,10 @@ class Child:
             raise
         finally:
             cleaner.join()
-            code = self._process.wait()
+            with self._lock:
+                code = self._process.wait()  # nobody else reaps it, so that its number is ours until here
             self._process.stdout.close()
+            self._ended.set()
         if self._stopped:
             raise StoppedError
         if code != 0:
@@ -117,14 +118,10 @@ class Child:
             self._stopped = True
             self._signal(signal.SIGTERM)
             self._signal(signal.SIGCONT)  # a paused process hears nothing but a kill
-        ends = time.monotonic() + self.grace
-        process = self._process
-        while process is not None and process.poll() is None:
-            if time.monotonic() > ends:
-                with self._lock:
-                    self._signal(signal.SIGKILL)
-                process.wait()
-            time.sleep(0.02)
+        if self._process is not None and not self._ended.wait(self.grace):
+            with self._lock:
+                self._signal(signal.SIGKILL)
+            self._ended.wait()
 
     def _start(self) -> subprocess.Popen:
         launch = [sys.executable, str(LAUNCH), str(os.getpid()), str(NICENESS)]

@@ -270,7 +270,7 @@ class Steps:
         facts = self.job.facts
         version = self.registry.of_run(self.folder.name)
         if version is None:
-            datalist = json.loads((self.folder / "datalist.json").read_bytes())
+            datalist = load_datalist(self.folder / "datalist.json")
             version = self.registry.create(self.folder, {
                 "parent": facts["parent"],
                 "start": facts["starts"].get("main"),
@@ -290,7 +290,8 @@ class Steps:
 
         version, published = self.registry.get(self.job.facts["version"]), self.registry.published()
         if published is not None and published.id == version.id:
-            self.job.update(outcome="published")  # killed between publishing and the line that says so
+            # Killed between publishing and the line that says so.
+            self.job.update(outcome="published", verdict=version.facts.get("verdict"))
             return
         results = self._results(published)
         candidate = [CaseResult.from_dict(result) for result in results["candidate"]]

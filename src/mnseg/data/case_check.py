@@ -91,7 +91,7 @@ def _check_image(image: Any, path: str, result: CaseResult, modality: str | None
     elif voxels.min() == voxels.max():
         result.add("error", f"{path} is constant (every voxel is {voxels.flat[0]:g}).")
     result.digest = digest_array(voxels, image.affine)
-    result.profile = scan_profile(voxels, image.affine, modality)
+    result.profile = scan_profile(voxels, image.affine, modality or image.extra.get("modality"))
 
 
 def _check_label_file(image: Any, path: str, result: CaseResult, num_classes: int | None) -> None:

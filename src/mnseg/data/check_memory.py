@@ -12,9 +12,10 @@ from typing import Any
 
 from mnseg._version import __version__
 from mnseg.data.case_check import CaseResult, Finding, check_case
+from mnseg.data.content_digests import ContentDigests
 from mnseg.data.outliers import ScanProfile
 from mnseg.errors import UserError
-from mnseg.files import atomic_write, stamp_of
+from mnseg.files import shared_write
 
 __all__ = ["CheckMemory"]
 
@@ -24,7 +25,7 @@ PATH_KEYS = ("image", "label", "hidden_label")
 
 
 class CheckMemory:
-    """``check_case`` that knows its earlier results; they hold as long as size and modification time of all files do.
+    """``check_case`` that knows its earlier results; they hold as long as the bytes of all files do.
 
     Args:
         folder: where ``checks.json`` lies; None: everything is read, nothing remembered.
@@ -34,6 +35,7 @@ class CheckMemory:
 
     def __init__(self, folder: str | Path | None, num_classes: int | None, check_hidden: bool) -> None:
         self.path = None if folder is None else Path(folder) / "checks.json"
+        self.digests = None if folder is None else ContentDigests(folder)
         self.settings = [num_classes, check_hidden, __version__]
         self.earlier = {} if self.path is None else _read(self.path)
         self.results: dict[str, dict] = {}
@@ -55,22 +57,25 @@ class CheckMemory:
         Raises:
             UserError: when the folder cannot be written.
         """
-        if self.path is None or self.results.keys() <= self.earlier.keys():
+        if self.path is None:
+            return
+        self.digests.save()
+        if self.results.keys() <= self.earlier.keys():
             return
         text = json.dumps(self.earlier | self.results)
         try:
-            atomic_write(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+            shared_write(self.path, lambda path: path.write_text(text, encoding="utf-8"))
         except OSError as error:
             message = f"{self.path} cannot be written ({error.strerror}): set cache_dir to another folder."
             raise UserError(message) from error
 
     def _key(self, split: str, item: Mapping[str, Any]) -> str | None:
-        """None where a file is missing, which every check must find anew."""
+        """None where a file is missing or cannot be read, which every check must find anew."""
         try:
-            stamps = [(key, item[key], stamp_of(item[key])) for key in PATH_KEYS if key in item]
+            files = [(key, item[key], self.digests.of(item[key])) for key in PATH_KEYS if key in item]
         except OSError:
             return None
-        text = json.dumps([split, item["case"], item.get("modality"), stamps, self.settings])
+        text = json.dumps([split, item["case"], item.get("modality"), files, self.settings])
         return sha256(text.encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,7 @@
-"""A mask on the grid of a DICOM series becomes a DICOM SEG, by dcmqi (``pip install 'mnseg[dicom]'``)."""
+"""A mask on the grid of a DICOM series becomes a DICOM SEG, by dcmqi; of multi-frame series by highdicom.
+
+Both come with ``pip install 'mnseg[dicom]'``.
+"""
 
 from __future__ import annotations
 
@@ -65,32 +68,35 @@ def write_dicom_seg(
     """Write the mask of a series as DICOM SEG, one binary segment for each class that occurs.
 
     Args:
-        scan: folder of the DICOM series.
+        scan: folder of the DICOM series, or an enhanced multi-frame file.
         mask: file with whole numbers 0..K-1 on the series' voxels; axis order and directions may differ.
         output: the file to write.
         class_names: names of the K classes, the background first; see `code_of` for the terms they are given.
         algorithm: name and version of the model; default: what inference.json wrote into the mask's header. A MANUAL
-            segmentation needs none.
+            segmentation has none.
         origin: whose it is; default: the model's own.
 
     Raises:
         EmptyMaskError: the mask has background only.
-        UserError: the series or mask cannot be used, they do not fit, or dcmqi is missing.
+        UserError: the series or mask cannot be used, they do not fit, or dcmqi or highdicom is missing.
     """
-    tool = require_dcmqi()
     origin = origin or Origin()
     series = inspect_series(scan)
-    if series.multi_frame:
-        raise UserError(f"{scan} is a multi-frame series, for which dcmqi writes no DICOM SEG; the NIfTI mask lies on "
-                        "its grid.")
+    tool = None if series.multi_frame else require_dcmqi()
     volume = open_volume(mask)
-    if origin.kind != "MANUAL":
-        algorithm = algorithm or algorithm_of(volume, mask)
+    algorithm = None if origin.kind == "MANUAL" else algorithm or algorithm_of(volume, mask)
     label = _whole_label(read_voxels(volume, mask), mask, len(class_names))
     label = label_onto_grid(label, volume.affine, series.shape, series.affine, f"mask {mask}")
     present = [int(value) for value in np.unique(label) if value]
     if not present:
         raise EmptyMaskError(f"mask {mask} has background only: there is no segment to write, and no file was written.")
+    if tool is None:
+        from mnseg.data.dicom_seg_multi_frame import multi_frame_seg
+
+        names = {value: class_names[value] for value in present}
+        made = multi_frame_seg(series, label, names, algorithm, NOTICE, origin.kind, _person_name(origin.author),
+                               _title(origin))
+        return atomic_write(output, made.save_as)
     segments = [_segment(value, class_names[value], algorithm, origin.kind) for value in present]
     with tempfile.TemporaryDirectory() as work:
         draft = _run_dcmqi(tool, series, label, segments, Path(work), origin)
@@ -184,7 +190,7 @@ def _run_dcmqi(
         "ContentCreatorName": _person_name(origin.author),
         "ClinicalTrialSeriesID": "none",
         "ClinicalTrialTimePointID": "none",
-        "SeriesDescription": f"{origin.series[:44]}, {NOTICE}",
+        "SeriesDescription": _title(origin),
         "SeriesNumber": "300",
         "InstanceNumber": "1",
         "BodyPartExamined": "",
@@ -204,6 +210,10 @@ def _run_dcmqi(
                                                                                           f"{result.returncode}")
         raise UserError(f"dcmqi could not write the DICOM SEG of {series.path} ({reason.strip()}).")
     return work / "seg.dcm"
+
+
+def _title(origin: Origin) -> str:
+    return f"{origin.series[:44]}, {NOTICE}"
 
 
 def _person_name(text: str) -> str:

@@ -37,7 +37,10 @@ _TAGS = (
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """One series: its files in the order of the slices, shape (columns, rows, slices), voxel-to-RAS affine (mm)."""
+    """One series: its files in the order of the slices, shape (columns, rows, slices), voxel-to-RAS affine (mm).
+
+    ``modality``: as DICOM names it ("CT", "MR", "PT", …), or None.
+    """
 
     path: str
     files: tuple[str, ...]
@@ -46,6 +49,7 @@ class DicomSeries:
     series_uid: str
     study_uid: str
     multi_frame: bool
+    modality: str | None
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ def _inspect(path: str) -> DicomSeries:
         str(first.SeriesInstanceUID),
         str(first.get("StudyInstanceUID", "")),
         multi_frame,
+        str(first.get("Modality") or "").strip() or None,
     )
 
 

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import pickle
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -23,15 +22,17 @@ from monai.data import CacheDataset, Dataset, MetaTensor
 from monai.transforms import Compose
 
 from mnseg._version import __version__
+from mnseg.data.content_digests import ContentDigests
+from mnseg.data.volume_formats import case_id
 from mnseg.distributed import gather, is_local_main
 from mnseg.errors import UserError
-from mnseg.files import stamp_of
+from mnseg.files import shared_write
 
 __all__ = ["DiskCacheDataset", "cached_dataset"]
 
 logger = logging.getLogger(__name__)
 
-PATH_KEYS = ("image", "label")
+PATH_KEYS = {"image", "label"}
 SUFFIXES = (".pt", ".tmp")
 START = time.time()
 
@@ -58,11 +59,11 @@ class DiskCacheDataset(Dataset):
     """Items after their transforms, each in a file that is mapped into memory: a crop reads what it needs.
 
     The folder is filled when the dataset is made; what training reads later is never written then. A file's name is
-    a digest of the item, of size and modification time of the files that it names, and of the transforms with all
-    their settings: a changed scan or spacing is never served from an old file. When the folder would grow beyond
-    ``cache_gb``, files that nobody has used since this process began go first, the oldest ahead; then caching stops
-    and the remaining items are transformed whenever they are drawn. (To replace old ones in turn would help nobody:
-    each scan of the pool comes back only after all others.)
+    a digest of the item, of the bytes of the files that it names (`ContentDigests`), and of the transforms with all
+    their settings: a changed scan or spacing is never served from an old file, and a scan that was moved is found. When
+    the folder would grow beyond ``cache_gb``, files that nobody has used since this process began go first, the oldest
+    ahead; then caching stops and the remaining items are transformed whenever they are drawn. (To replace old ones in
+    turn would help nobody: each scan of the pool comes back only after all others.)
 
     MONAI's ``PersistentDataset`` knows neither changed files nor a bound, and a file that a killed process left half
     written would stop it.
@@ -90,7 +91,14 @@ class DiskCacheDataset(Dataset):
         self.cache_dir = Path(cache_dir).absolute()
         self.limit = cache_gb * 1e9
         described = _describe(transform)
-        self.paths = [self.cache_dir / f"{_key(item, described)}.pt" for item in data]
+        digests = ContentDigests(self.cache_dir)
+
+        def path_of(item: Mapping[str, Any]) -> Path:
+            return self.cache_dir / f"{_key(item, described, digests)}.pt"
+
+        with ThreadPool(num_workers) as pool:
+            self.paths = pool.map(path_of, data)
+        digests.save()
         # Processes with the same items leave it to the first of their machine.
         alike = len(set(gather(sha256(repr(self.paths).encode()).hexdigest()))) == 1
         if is_local_main() or not alike:
@@ -178,16 +186,17 @@ def _parts(value: Any) -> Any:
     return text
 
 
-def _key(item: Mapping[str, Any], described: str) -> str:
-    files = [(key, _stamp(item[key])) for key in PATH_KEYS if key in item]
-    return sha256(json.dumps([item, files, described], sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def _stamp(path: str | Path) -> list[tuple[str, int, int]]:
-    try:
-        return stamp_of(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+def _key(item: Mapping[str, Any], described: str, digests: ContentDigests) -> str:
+    """Where a file lies plays no part, but its suffix does: readers are chosen by it."""
+    files = {}
+    for key in PATH_KEYS & item.keys():
+        name = Path(item[key]).name
+        try:
+            files[key] = [name.removeprefix(case_id(item[key])).lower(), digests.of(item[key])]
+        except OSError as error:
+            raise UserError(f"{item[key]} cannot be read ({error.strerror}).") from error
+    text = json.dumps([{**item, **files}, described], sort_keys=True, default=str)
+    return sha256(text.encode()).hexdigest()[:32]
 
 
 def _plain(value: Any) -> Any:
@@ -202,13 +211,4 @@ def _size(content: Mapping[str, Any]) -> int:
 
 
 def _write(content: Mapping[str, Any], path: Path) -> int:
-    """Write whole or not at all; the name is this process's own, since runs may share the folder."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    os.close(handle)
-    try:
-        torch.save(dict(content), name)
-        size = os.path.getsize(name)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    return size
+    return os.path.getsize(shared_write(path, lambda temporary: torch.save(dict(content), temporary)))

@@ -24,20 +24,26 @@ __all__ = ["LPS_TO_RAS", "open_itk_volume"]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Voxels by which the corners of a DICOM series may lie apart in its headers and in what ITK makes of them.
 AFFINE_TOLERANCE_VOXELS = 0.1
+OTHER_READERS = (".png", ".jpg", ".jpeg", ".bmp", ".npy", ".npz")  # suffixes that MONAI's other readers claim
 
 
 def open_itk_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
     """Open a NRRD or MetaImage file, a DICOM series folder or a multi-frame DICOM file; only headers are read.
 
     Returns:
-        Image with shape (X, Y, Z) or (X, Y, Z, C) and the RAS affine that MONAI's ITKReader gives.
+        Image with shape (X, Y, Z) or (X, Y, Z, C) and the RAS affine that MONAI's ITKReader gives; of DICOM,
+        ``extra["modality"]`` is what the series states.
 
     Raises:
         UserError: the file cannot be read, or the series is none that can be used.
     """
     if volume_kind(path) == "dicom":
+        if os.path.isfile(path) and os.fspath(path).lower().endswith(OTHER_READERS):
+            raise UserError(f"{path} is DICOM with the suffix of another format, by which MONAI would read it; rename "
+                            "it to .dcm.")
         series = inspect_series(path)
-        return nib.spatialimages.SpatialImage(_ItkVoxels(path, series.shape, series.affine), series.affine)
+        voxels = _ItkVoxels(path, series.shape, series.affine)
+        return nib.spatialimages.SpatialImage(voxels, series.affine, extra={"modality": series.modality})
     shape, affine, itemsize = _file_geometry(os.fspath(path))
     voxels = _ItkVoxels(path, shape, affine, math.prod(shape) * itemsize)
     return nib.spatialimages.SpatialImage(voxels, affine)

@@ -7,7 +7,7 @@ look at before training.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ class ScanProfile:
 
     spacing, extent: mm along the left-right, front-back and foot-head axes.
     low, high: percentiles 0.5 and 99.5 of the first channel.
-    modality: what the datalist says, if it does.
+    modality: what the datalist or a DICOM header says, if one does.
     """
 
     spacing: tuple[float, float, float]
@@ -66,35 +66,40 @@ def peculiarities(profiles: Sequence[ScanProfile]) -> Iterator[tuple[int, str]]:
     """Position and description of every scan that is unlike the rest.
 
     A value is peculiar when it differs from the median by more than a factor (2 in geometry, 30 in the range of
-    intensities) and at most one in ten scans is like it, that is nearer to it than by that factor. Scans are compared
-    with those of the same stated modality; fewer than 10 are not compared.
+    intensities) and at most one in ten scans is like it, that is nearer to it than by that factor. Where several
+    modalities are stated, scans are compared with those of their own; fewer than 10 are not compared.
     """
     remarks = defaultdict(list)
     for position, text in _other_modality(profiles):
         remarks[position].append(text)
-    groups = defaultdict(list)
-    for position, profile in enumerate(profiles):
-        groups[profile.modality].append(position)
-    for positions in groups.values():
+    for positions in _comparable(profiles):
         for index, text in _other_values([profiles[position] for position in positions]):
             remarks[positions[index]].append(text)
     for position in sorted(remarks):
         yield position, "; ".join(remarks[position])
 
 
+def _comparable(profiles: Sequence[ScanProfile]) -> Iterable[list[int]]:
+    """Groups of one modality. Scans that state none, as NIfTI files beside DICOM, may be of the only one stated."""
+    groups = defaultdict(list)
+    for position, profile in enumerate(profiles):
+        groups[profile.modality].append(position)
+    return groups.values() if len(groups.keys() - {None}) > 1 else [list(range(len(profiles)))]
+
+
 def _other_modality(profiles: Sequence[ScanProfile]) -> Iterator[tuple[int, str]]:
-    stated = [profile.modality for profile in profiles if profile.modality]
+    stated = Counter(profile.modality for profile in profiles if profile.modality)
     for position, profile in enumerate(profiles):
-        if profile.modality and _is_rare(stated.count(profile.modality), len(stated)):
-            usual = Counter(stated).most_common(1)[0][0]
-            yield position, f"modality {profile.modality} (usual: {usual})"
-    if stated:
+        if profile.modality and _is_rare(stated[profile.modality], stated.total()):
+            yield position, f"modality {profile.modality} (usual: {stated.most_common(1)[0][0]})"
+    if len(stated) == 1 and stated.total() == len(profiles):
         return
-    with_air = [profile.low < AIR_HU for profile in profiles]
-    for position, profile in enumerate(profiles):
-        if _is_rare(with_air.count(with_air[position]), len(profiles)):
-            usual = "values below -500, like CT" if not with_air[position] else "no values below -500, unlike CT"
-            yield position, f"lowest intensities near {profile.low:.4g} (usual: {usual})"
+    judged = [position for position, profile in enumerate(profiles) if len(stated) < 2 or not profile.modality]
+    with_air = [profiles[position].low < AIR_HU for position in judged]
+    for position, air in zip(judged, with_air, strict=True):
+        if _is_rare(with_air.count(air), len(judged)):
+            usual = "no values below -500, unlike CT" if air else "values below -500, like CT"
+            yield position, f"lowest intensities near {profiles[position].low:.4g} (usual: {usual})"
 
 
 def _other_values(profiles: Sequence[ScanProfile]) -> Iterator[tuple[int, str]]:

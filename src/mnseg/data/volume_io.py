@@ -15,6 +15,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from mnseg.data.soundness import refuse_overstated_size, refuse_unsound_grid
@@ -31,6 +32,10 @@ __all__ = [
     "read_voxels",
     "through_plane_axis",
 ]
+
+# Voxels by which the two geometries of a NIfTI header may lie apart: as between image and label.
+GRID_TOLERANCE_VOXELS = 0.1
+
 
 def open_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
     """Open a NIfTI, NRRD or MetaImage file or a DICOM series folder, reading headers only.
@@ -50,6 +55,8 @@ def open_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
     else:
         image = _open_nifti(path)
     refuse_unsound_grid(path, image.shape, image.affine)
+    if isinstance(image, nib.Nifti1Image):
+        _refuse_two_grids(image, path)
     return image
 
 
@@ -74,6 +81,25 @@ def _refuse_unknown_orientation(image: nib.Nifti1Image, path: str | os.PathLike)
         if stored[key] != image.header[key]:
             raise UserError(f"{path} has the {key} {int(stored[key])}, which NIfTI does not know; its orientation is "
                             "uncertain.")
+
+
+def _refuse_two_grids(image: nib.Nifti1Image, path: str | os.PathLike) -> None:
+    """Where the sform's voxels are not those of pixdim, MONAI silently goes by the qform; other programs do not."""
+    axes = len(image.shape)
+    sizes = np.linalg.norm(image.affine[:axes, :axes], axis=0)  # as MONAI, which counts the shift in 4D files
+    if axes > 4 or np.allclose(image.header.get_zooms()[:axes], sizes):
+        return
+    from monai.data.utils import correct_nifti_header_if_necessary  # here, because importing MONAI takes seconds
+
+    other = correct_nifti_header_if_necessary(nib.load(path)).affine
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array((*image.shape, 1, 1, 1)[:3]) - 1)
+    gap = np.linalg.norm(apply_affine(image.affine, corners) - apply_affine(other, corners), axis=1).max()
+    if not gap <= GRID_TOLERANCE_VOXELS * sizes[:3].min():  # NaN too
+        by_sform, by_pixdim = (" x ".join(f"{size:.4g}" for size in values[:3])
+                               for values in (sizes, image.header.get_zooms()))
+        raise UserError(f"{path} contradicts itself: its voxels have {by_sform} mm by the sform, {by_pixdim} mm by "
+                        f"pixdim. MONAI would go by the qform, {gap:.3g} mm from where other programs place it; save "
+                        "it with one geometry.")
 
 
 def read_voxels(image: nib.spatialimages.SpatialImage, path: str | os.PathLike) -> np.ndarray:

@@ -16,7 +16,16 @@ from matplotlib.patheffects import withStroke
 from mnseg.data.volume_io import open_volume, read_voxels
 from mnseg.errors import UserError
 
-__all__ = ["Picture", "Volume", "class_color", "overlay_figure", "pick_slice", "read_canonical", "spread_cases"]
+__all__ = [
+    "Picture",
+    "Volume",
+    "class_color",
+    "overlay_figure",
+    "pick_slice",
+    "read_canonical",
+    "spread_cases",
+    "thumbnail_figure",
+]
 
 # Okabe and Ito's colors that stand out on gray and differ for color-blind readers.
 COLORS = ("#E69F00", "#56B4E9", "#F05FB0", "#F0E442", "#00C08B", "#FF6A3D", "#B9A6FF", "#FFFFFF")
@@ -118,6 +127,25 @@ def overlay_figure(pictures: Sequence[Picture], axis: int, class_names: dict[int
     handles = [Line2D([], [], color=class_color(k), linewidth=4, label=name) for k, name in class_names.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), 6)),
                   facecolor="#3a3f47", framealpha=1, edgecolor="none", labelcolor="white", fontsize=9)
+    return figure
+
+
+def thumbnail_figure(
+    scan: Volume, mask: Volume | None, axis: int, class_names: dict[int, str], width: float = 2.4
+) -> Figure:
+    """One panel without margins: the slice in which the mask is largest, the middle one without a mask.
+
+    Args:
+        scan, mask: volumes on one grid.
+        axis: 0, 1 or 2; the slice is taken across it.
+        class_names: number and name of the foreground classes.
+        width: in inches, at matplotlib's dots per inch.
+    """
+    across, up = _extent(scan, axis)
+    figure = Figure(figsize=(width, width * up / across))
+    panel = figure.add_axes((0, 0, 1, 1), frameon=False)
+    index = scan.voxels.shape[axis] // 2 if mask is None else pick_slice(mask.voxels, axis)
+    _draw_panel(panel, scan, mask, axis, index, class_names)
     return figure
 
 

@@ -160,6 +160,15 @@ def test_the_scan_may_be_a_dicom_series(tmp_path, write_series):
     assert np.array_equal(label.array, truth()) and label.reordered
 
 
+def test_a_real_ct_and_a_mask_whose_rows_run_the_other_way(shared_dir):
+    folder = shared_dir / "data" / "dicom"
+    organs = np.asarray(nib.load(folder / "ct_abdomen_organs.nii.gz").dataobj)
+    names = [f"organ {value}" for value in range(1, 118)]
+    label = accept_label(folder / "ct_abdomen_organs.nii.gz", folder / "ct_abdomen", names)
+    assert label.reordered and np.array_equal(label.array, organs[:, ::-1])
+    assert label.voxels["organ 5"] == np.count_nonzero(organs == 5) > 100_000
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations([0, 1, 2]), flips=st.tuples(*[st.sampled_from([1, -1])] * 3),
        low=st.tuples(*[st.integers(0, 2)] * 3), high=st.tuples(*[st.integers(0, 2)] * 3), seed=st.integers(0, 99))
@@ -244,7 +253,8 @@ def write_seg_nrrd(path, voxels, affine, segments, layers=None):
     lps = LPS @ affine[:3]
     directions = " ".join("(" + ",".join(repr(float(value)) for value in lps[:, axis]) + ")" for axis in range(3))
     lines = ["NRRD0004", "# Complete NRRD file format specification at:", "type: unsigned char",
-             f"dimension: {voxels.ndim}", "space: left-posterior-superior", f"sizes: {' '.join(map(str, voxels.shape))}",
+             f"dimension: {voxels.ndim}", "space: left-posterior-superior",
+             f"sizes: {' '.join(map(str, voxels.shape))}",
              f"space directions: {'none ' if voxels.ndim == 4 else ''}{directions}",
              f"kinds: {'list ' if voxels.ndim == 4 else ''}domain domain domain", "encoding: gzip",
              "space origin: (" + ",".join(repr(float(value)) for value in lps[:, 3]) + ")"]
@@ -374,7 +384,7 @@ def test_a_truncated_upload(tmp_path, scan, affine):
 
 def test_too_large(tmp_path, scan, affine):
     path = write_nifti(tmp_path / "l.nii", truth(), affine)
-    refused(413, "The label file has [45].. bytes, more than the 100 bytes", path, scan, LABELS, max_bytes=100)
+    refused(413, "The label file has 856 bytes, more than the 100 bytes", path, scan, LABELS, max_bytes=100)
     assert accept_label(path, scan, LABELS, max_bytes=path.stat().st_size).voxels["liver"] == 30
 
 
@@ -406,8 +416,9 @@ def test_a_nrrd_may_not_name_a_file_of_the_server(tmp_path, scan, text):
     refused(415, "keeps its voxels in another file", path, scan, LABELS)
 
 
-@pytest.mark.parametrize("line", ["ElementDataFile = {secret}", "ElementDataFile={secret}", "ElementDataFile : {secret}",
-                                  "elementdatafile = {secret}", "ElementDataFile = LIST\n{secret}", ""])
+@pytest.mark.parametrize("line", ["ElementDataFile = {secret}", "ElementDataFile={secret}",
+                                  "ElementDataFile : {secret}", "elementdatafile = {secret}",
+                                  "ElementDataFile = LIST\n{secret}", ""])
 def test_a_metaimage_may_not_either(tmp_path, scan, line):
     secret = tmp_path / "secret.raw"
     secret.write_bytes(truth().tobytes(order="F"))

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from lib.registry.measure import CaseResult, measure_case
+
 from mnseg.errors import UserError
 
 NAMES = ["background", "liver", "spleen"]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lib.retraining.policy import PolicySettings, PolicyState, StateStore, decide, quiet_hours
+
 from mnseg.errors import UserError
 
 ZONE = timezone(timedelta(hours=2))
@@ -61,7 +62,7 @@ def test_never_two_at_once():
 def test_the_first_training_waits_for_min_labels_alone():
     fresh = PolicyState()
     assert not ask(fresh, labeled=2, after_labels=50).start
-    assert "2 scans of at least 3 labeled; label 1 more." == ask(fresh, labeled=2).reason
+    assert ask(fresh, labeled=2).reason == "2 scans of at least 3 labeled; label 1 more."
     assert ask(fresh, labeled=3, after_labels=50).start  # also labels that lay there before the server
 
 

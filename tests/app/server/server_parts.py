@@ -53,7 +53,14 @@ class FakeTraining:
         self.enabled = on
 
     def status(self):
-        return {"enabled": self.enabled, "running": bool(self._task and self._task["status"] == "RUNNING")}
+        running = bool(self._task and self._task["status"] == "RUNNING")
+        progress = {"epoch": 1, "max_epochs": 9, "stage": 1, "losses": {"labeled 3D": 0.5}, "dice": {"3D": None}}
+        job = {"id": "0001", "step": "train", "progress": progress, "seconds_left": 80.0, "details": ["epoch 1 of 9"]}
+        return {"on": self.enabled, "running": running, "paused": False, "reason": "No label is new.", "waiting": [],
+                "not_before": None, "failures": 0, "last_end": None, "job": job if running else None}
+
+    def counts(self):
+        return {"total": 6, "labeled": 2, "training": 1, "validation": 1, "unedited": 0}
 
     def task(self):
         return self._task

@@ -245,3 +245,20 @@ def test_slicer_reloads_the_model(server, published):
     assert info["checksum"].startswith("SHA256:") and info["train_stats"]["best_metric"] == 0.0
     assert requests.get(f"{server.url}/model/mnseg").content == published.model_file.read_bytes()
     assert isinstance(MONAILabelClient(server.url).auth_enabled(), bool)
+
+
+def test_a_model_is_loaded_although_another_thread_imports(server, published, monkeypatch):
+    """MONAI walks through sys.modules, which an import in another thread changes."""
+    import lib.infers.predictor as predictor
+
+    real, calls = predictor.Predictor, []
+
+    def disturbed(*args):
+        calls.append(args)
+        if len(calls) < 3:
+            raise RuntimeError("dictionary changed size during iteration")
+        return real(*args)
+
+    monkeypatch.setattr(predictor, "Predictor", disturbed)
+    monkeypatch.setattr(server.app._infers["mnseg"], "_predictors", {})
+    assert server.app._infers["mnseg"]._predictor(published).class_names[1:] == list(LABELS) and len(calls) == 3

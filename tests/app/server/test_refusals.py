@@ -207,7 +207,7 @@ def test_buttons(server, published, versions):
     refused(press(f"publish/{versions[1].id}"), 409, "pinned")
     assert press("unpin").json()["pinned"] is None
     refused(press("unpin"), 409, "No version is pinned")
-    assert press("off").json()["training"]["enabled"] is False and press("on").json()["training"]["enabled"] is True
+    assert press("off").json()["training"]["on"] is False and press("on").json()["training"]["on"] is True
     assert press("train", from_scratch=True).json()["training"]["running"] is True
     assert server.app.training.calls[-1] == ("now", "the page", True)
     press("stop")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -113,6 +114,17 @@ def test_an_incomplete_series_is_named(src, tmp_path):
     sorted(src.rglob("PANCREAS_0018/**/*.dcm"))[0].unlink()
     with pytest.raises(UserError, match=r"label0018.nii.gz has 20x18x12 voxels, .*PANCREAS_0018 20x18x11"):
         import_dataset("pancreas_ct", src, tmp_path / "out")
+
+
+def test_a_series_that_itk_would_misread_is_refused(src, tmp_path):
+    """A slice 1 mm from its place: ITK reads as many voxels as before, spaces them evenly, and only warns."""
+    file = sorted((src / "Pancreas-CT/PANCREAS_0018").rglob("*.dcm"))[5]
+    dataset = pydicom.dcmread(file)
+    dataset.ImagePositionPatient[2] += 1
+    dataset.save_as(file)
+    with pytest.raises(UserError, match=r"PANCREAS_0018.* cannot be used: its slices are irregularly spaced"):
+        import_dataset("pancreas_ct", src, tmp_path / "out")
+    assert not (tmp_path / "out" / "datalist.json").exists()
 
 
 def test_two_series_are_refused(src, tmp_path, files):

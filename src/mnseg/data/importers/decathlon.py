@@ -29,7 +29,9 @@ def find(src: Path) -> Source:
     content = _read(index)
     names = _class_names(content.get("labels"), index)
     train = [_case(src, item, index) for item in content["training"]]
-    test = [Case(case_id(path), path) for path in (src / _name(item, index) for item in content.get("test") or [])]
+    if not isinstance(listed := content.get("test") or [], list):
+        raise UserError(f'"test" in {index} must be a list of images, not {listed!r:.60}.')
+    test = [Case(case_id(path), path) for path in (src / _name(item, index) for item in listed)]
     require_files([path for case in train + test for path in (case.image, case.label) if path], str(index))
     count = len(train)
     held_out = {"validation": max(count // 10, 1), "testing": max(count // 5, 1)}
@@ -39,7 +41,7 @@ def find(src: Path) -> Source:
     if test:
         notes.append(f"the {len(test)} cases of the Decathlon's own test list have no labels and are taken as "
                      "unlabeled; say so when you submit results on them.")
-    modality = [str(value) for value in dict(content.get("modality") or {}).values()]
+    modality = _modality(content.get("modality") or {}, index)
     if len(modality) not in TRAINABLE_CHANNELS:
         notes.append(f"the scans have {len(modality)} channels ({', '.join(modality)}); the 2D network takes 1 or 3: "
                      "choose channels and write the scans anew before you train.")
@@ -75,6 +77,13 @@ def _class_names(labels: Any, index: Path) -> list[str]:
         raise UserError(f'"labels" in {index} must name the values 0, 1, … as {{"0": "background", "1": …}}, not '
                         f"{labels}.")
     return [names[value] for value in range(len(names))]
+
+
+def _modality(stated: Any, index: Path) -> list[str]:
+    """One name for each channel."""
+    if not isinstance(stated, Mapping):
+        raise UserError(f'"modality" in {index} must name the channels as {{"0": "CT"}}, not {stated!r:.60}.')
+    return [str(value) for value in stated.values()]
 
 
 def _case(src: Path, item: Any, index: Path) -> Case:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from monai.data import ITKReader
 
 from mnseg.data.importers.common import Case, Source, ordered_by, write_volume, wrong_layout
 from mnseg.data.splits import named
-from mnseg.data.volume_io import list_volumes
+from mnseg.data.volume_io import list_volumes, open_volume, read_voxels
 from mnseg.errors import UserError
 
 __all__ = ["UA_MT_TEST", "find"]
@@ -61,7 +60,8 @@ def find(src: Path) -> Source:
 def _case_folders(src: Path, file_name: str) -> dict[str, Path]:
     """``{folder name: file}`` of the files with that name one to three folders below ``src``."""
     found: dict[str, Path] = {}
-    for path in sorted(path for depth in ("*", "*/*", "*/*/*") for path in src.glob(f"{depth}/{file_name}")):
+    paths = sorted(path for depth in ("*", "*/*", "*/*/*") for path in src.glob(f"{depth}/{file_name}"))
+    for path in (path for path in paths if path.is_file()):
         if (case := path.parent.name) in found:
             raise UserError(f"case {case} is there twice: {found[case]} and {path}; name one of the folders.")
         found[case] = path
@@ -125,12 +125,8 @@ def _convert_nrrd(case: Case, image: Path, label: Path) -> None:
 
 
 def _read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    reader = ITKReader()
-    try:
-        voxels, meta = reader.get_data(reader.read(path))
-    except RuntimeError as error:
-        raise UserError(f"{path} cannot be read as NRRD ({_last_line(error)}).") from error
-    return np.asarray(voxels), np.asarray(meta["affine"])
+    image = open_volume(path)
+    return read_voxels(image, path), image.affine
 
 
 def _convert_hdf5(case: Case, image: Path, label: Path) -> None:
@@ -141,9 +137,12 @@ def _convert_hdf5(case: Case, image: Path, label: Path) -> None:
     try:
         with h5py.File(case.image) as file:
             voxels, mask = (np.asarray(file[key]) for key in ("image", "label"))
-    except (OSError, KeyError) as error:
+    except Exception as error:  # h5py raises many unrelated types for a damaged file
         raise UserError(f"{case.image} cannot be read as HDF5 with the data sets image and label "
                         f"({_last_line(error)}).") from error
+    if voxels.ndim != 3 or mask.shape != voxels.shape or not {voxels.dtype.kind, mask.dtype.kind} <= set("biuf"):
+        raise UserError(f"{case.image} holds an image {voxels.shape} of {voxels.dtype} and a label {mask.shape} of "
+                        f"{mask.dtype}; two volumes of numbers of one size are expected.")
     write_volume(image, voxels.astype(np.float32), UA_MT_SPACING)
     write_volume(label, (mask > 0).astype(np.uint8), UA_MT_SPACING)
 

@@ -11,9 +11,7 @@ import os
 import re
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from monai.data import ITKReader
 
 from mnseg.data.importers.common import Case, Source, write_volume, wrong_layout
 from mnseg.data.importers.label_alignment import align_label, reoriented
@@ -97,15 +95,10 @@ def _read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     folders = [Path(path) for path, _, files in os.walk(folder) if any(name.lower().endswith(".dcm") for name in files)]
     if len(folders) != 1:
         raise UserError(f"{folder} holds {len(folders)} folders with .dcm files; it must be one, the CT series.")
-    reader = ITKReader()
-    try:
-        voxels, meta = reader.get_data(reader.read(folders[0]))
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"the DICOM series in {folders[0]} cannot be read ({str(error).strip()[-160:]}).") from error
-    affine = np.asarray(meta["affine"])
-    if len(voxels.shape) != 3 or not nib.affines.voxel_sizes(affine).all():
-        raise UserError(f"the DICOM series in {folders[0]} is not a volume (shape {_shape(voxels)}).")
-    return np.asarray(voxels), affine
+    image = open_volume(folders[0])  # refuses what ITK would misread: missing slices, several series, gantry tilt
+    if len(image.shape) != 3:
+        raise UserError(f"the DICOM series in {folders[0]} is not a volume (shape {image.shape}).")
+    return read_voxels(image, folders[0]), image.affine
 
 
 def _shape(voxels: np.ndarray) -> str:

@@ -27,7 +27,7 @@ def list_images(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         if path.stem in found:
             raise UserError(f"{folder} has two files for {path.stem}: {found[path.stem].name} and {path.name}; keep "
@@ -66,7 +66,7 @@ def _defect(split: str, item: Mapping[str, Any]) -> str | None:
         if (path := item.get("label") or item.get("hidden_label")) is None:
             return None
         mask = read_mask(path)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+    except Exception as error:  # Pillow raises many unrelated types for a broken file
         return f"{path} cannot be read ({error})."
     if mask.shape[::-1] != size:
         return f"mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels, its image {size[0]}x{size[1]}."

@@ -1,0 +1,1 @@
+"""A simulated clinician, and what `make demo-label` and the latency figures are made with."""

@@ -1,0 +1,460 @@
+"""The service around a training: policy, steps, verdict, faults. Commands are fakes; see test_real_training.py."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from bench import FREE, HELD, case_names
+from fakes import NoProvenance, behave, until
+from lib.errors import RequestError
+from lib.retraining.lock import WorkspaceLock
+from lib.trainers.process import Child
+
+
+def test_labels_that_are_there_train_and_the_version_is_published(bench):
+    b = bench()
+    b.fill()
+    service = b.started()
+    job = b.ended(service)
+    assert (job["status"], job["outcome"], job["version"]) == ("DONE", "published", "0001")
+    assert job["done"] == ["datalist", "train", "compare", "version", "judge", "score"], "three patients: no folds"
+    published = b.registry.published()
+    assert published.id == "0001" and published.facts["verdict"]["dice"] == pytest.approx(0.8)
+    files = {"model.pt", "model.json", "checkpoint.pt", "scores.json", "datalist.json", "predictions", "history.jsonl"}
+    assert {path.name for path in published.path.iterdir()} >= files
+    assert {p.name.removesuffix(".nii.gz") for p in published.predictions.iterdir()} == set(HELD[:3])
+    assert b.kinds() == ["started", "created", "published"]
+    status, task = service.status(), service.task()
+    assert status["waiting"] == [] and not status["running"] and status["failures"] == 0
+    assert task["status"] == "DONE" and "mnseg 0001 is published" in task["details"][-1] and task["end_ts"]
+    assert service.progress().epoch == 4 and service.progress().dice_3d == 0.5
+
+
+def test_the_datalist_names_who_trains_with_hashes_of_copies(bench):
+    import hashlib
+
+    b = bench()
+    b.fill(free=2, held=3, unlabeled=4)
+    b.store.add(HELD[5])
+    b.provenance = NoProvenance(FREE[1], HELD[2])
+    b.ended(b.started(retrain_after=1))
+    lists = b.datalist("0001")
+    assert case_names(lists["labeled"]) == {FREE[0]}
+    assert case_names(lists["unlabeled"]) == {FREE[1], *FREE[2:6]}, "an unedited mask of ours is no label"
+    assert case_names(lists["validation"]) == set(HELD[:2]), "and never in validation"
+    assert set(lists["held_out"]) == {HELD[2], HELD[5]}
+    item = lists["labeled"][0]
+    assert item["sha256"] == hashlib.sha256(b"label 1 of " + FREE[0].encode()).hexdigest()
+    assert item["label"].startswith("labels/") and all("label" not in item for item in lists["unlabeled"])
+    assert b.registry.published().facts["labels"] == {FREE[0]: item["sha256"]}
+    scored = json.loads((b.workspace / "runs/0001/scoring_datalist.json").read_text())
+    assert case_names(scored["unlabeled"]) == {*FREE[2:6], HELD[5]}, "validation needs labels, too"
+
+
+def test_unedited_masks_train_where_that_is_wished(bench):
+    b = bench(unedited="train")
+    b.fill(free=2, held=3)
+    b.provenance = NoProvenance(FREE[1], HELD[2])
+    b.ended(b.started())
+    lists = b.datalist("0001")
+    assert case_names(lists["labeled"]) == set(FREE[:2]) and case_names(lists["validation"]) == set(HELD[:2])
+
+
+def test_all_scans_labeled_trains_without_unlabeled_ones(bench):
+    b = bench()
+    b.fill(unlabeled=0)
+    assert b.ended(b.started())["status"] == "DONE"
+    overlay = json.loads((b.workspace / "runs/0001/overlay.json").read_text())
+    assert overlay["allow_empty_unlabeled"] is True and b.datalist("0001")["unlabeled"] == []
+
+
+def test_a_newer_label_trains_again_from_the_published_version(bench):
+    b = bench()
+    b.fill()
+    service = b.started()
+    b.ended(service)
+    b.label(service, FREE[0], b"corrected")
+    job = b.ended(service, 2)
+    assert job["parent"] == "0001" and job["starts"]["main"] == "from mnseg 0001"
+    overlay = json.loads((b.workspace / "runs/0002/overlay.json").read_text())
+    assert (overlay["stage_1_epochs"], overlay["stage_2_epochs"]) == (1, 1), "half of the epochs"
+    assert "warm_start.pt" in overlay["warm_start"]
+    assert b.registry.published().id == "0002" and b.registry.published().facts["parent"] == "0001"
+
+
+def test_from_scratch_on_request(bench):
+    b = bench(retrain=False)
+    b.fill()
+    service = b.started()
+    service.now("anna")
+    b.ended(service)
+    service.now("anna", from_scratch=True)
+    job = b.ended(service, 2)
+    assert job["starts"]["main"] == "from scratch, as asked for" and job["by"] == "anna"
+    overlay = json.loads((b.workspace / "runs/0002/overlay.json").read_text())
+    assert overlay["warm_start"] is None and overlay["stage_1_epochs"] == 2
+
+
+def test_other_structures_begin_from_scratch_and_say_so(bench):
+    b = bench()
+    b.fill()
+    first = b.started()
+    b.ended(first)
+    first.close()
+    second = b.service(labels=("organ", "vessel"))
+    second.start()
+    b.label(second, FREE[0], b"with a vessel")
+    job = b.ended(second, 2)
+    assert job["starts"]["main"] == "from scratch: class_names differs from mnseg 0001"
+    assert any("class_names" in note for note in job["notes"])
+
+
+def test_an_adopted_model_gives_its_3d_network(bench, tmp_path):
+    b = bench()
+    b.fill()
+    service = b.service()
+    settings = json.loads((b.conf.bundle / "configs" / "train.json").read_text())
+    keys = ("in_channels", "orientation", "spacing", "intensity", "network_def")
+    model = {key: settings[key] for key in keys} | {"class_names": ["background", "organ"]}
+    (tmp_path / "packed" / "models").mkdir(parents=True)
+    (tmp_path / "packed" / "models" / "model.pt").write_bytes(b"weights")
+    (tmp_path / "packed" / "models" / "model.json").write_text(json.dumps(model))
+    b.registry.publish(b.registry.adopt(tmp_path / "packed", "admin").id, "admin", "cold start")
+    service.start()
+    job = b.ended(service)
+    assert job["starts"]["main"].startswith("from the 3D network of mnseg 0001; the 2D network begins anew")
+    overlay = json.loads((b.workspace / "runs/0001/overlay.json").read_text())
+    assert overlay["warm_start"].endswith("warm_start.pt") and overlay["stage_1_epochs"] == 2, "all epochs, for f"
+    assert b.registry.published().id == "0002"
+    assert (b.registry.get("0001").predictions / f"{HELD[0]}.nii.gz").is_file(), "its masks were made and kept"
+
+
+def test_a_worse_model_is_kept_back_with_a_reason(bench):
+    b = bench()
+    b.fill()
+    service = b.started()
+    b.ended(service)
+    behave(b.workspace, dice=0.4)
+    b.label(service, FREE[0], b"wrong")
+    job = b.ended(service, 2)
+    assert (job["status"], job["outcome"]) == ("DONE", "kept")
+    assert b.registry.published().id == "0001" and len(b.registry.versions()) == 2
+    assert b.kinds()[-1] == "refused" and "worse" in b.registry.history()[-1]["reason"]
+    assert "kept back" in service.task()["details"][-1] and "score" in job["done"]
+    assert not (b.registry.get("0002").scores).exists(), "what is not served is not scored"
+    assert service.status()["waiting"] == [], "the same labels do not train again"
+
+
+def test_a_pinned_version_stays(bench):
+    b = bench()
+    b.fill()
+    service = b.started()
+    b.ended(service)
+    b.registry.pin("0001", "anna")
+    b.label(service, FREE[0], b"better")
+    assert b.ended(service, 2)["outcome"] == "kept" and b.registry.published().id == "0001"
+
+
+def test_few_patients_in_validation_make_folds(bench):
+    b = bench()
+    b.fill(free=4, held=1, unlabeled=6)
+    service = b.started()
+    job = b.ended(service)
+    assert job["done"] == ["datalist", "train", "fold 0", "fold 1", "compare", "version", "judge", "score"]
+    version = b.registry.published()
+    assert version.fold_checkpoint(0).is_file() and version.fold_checkpoint(1).is_file()
+    predicted = {p.name.removesuffix(".nii.gz"): json.loads(p.read_text())["by"] for p in version.predictions.iterdir()}
+    assert set(predicted) == {*FREE[:4], HELD[0]}
+    for index in (0, 1):
+        lists = b.datalist("0001", index)
+        trained = case_names(lists["labeled"] + lists["unlabeled"])
+        asked = {case for case, by in predicted.items() if f"/folds/{index}/" in by}
+        assert asked and asked.isdisjoint(trained) and HELD[0] not in trained and lists["validation"] == []
+
+
+def test_fold_models_are_warm_started_from_their_own_fold_alone(bench):
+    b = bench()
+    b.fill(free=4, held=1, unlabeled=6)
+    service = b.started()
+    b.ended(service)
+    b.label(service, FREE[5], b"new")  # was unlabeled: unseen by its own fold's model, seen by the other
+    job = b.ended(service, 2)
+    assert job["starts"] == dict.fromkeys(("main", "fold 0", "fold 1"), "from mnseg 0001")
+    for index in (0, 1):
+        start = json.loads((b.workspace / f"runs/0002/folds/{index}/warm_start.pt").read_text())
+        assert start["run"].endswith(f"runs/0001/folds/{index}")
+        seen = next(fold for fold in b.datalist("0002")["folds"] if fold["index"] == index)
+        old = case_names(b.datalist("0001", index)["labeled"] + b.datalist("0001", index)["unlabeled"])
+        assert set(seen["predicted"]).isdisjoint(old | set(seen["seen"]))
+    masks = b.workspace / "runs/0002/predicted/0001"
+    made = {p.name.removesuffix(".nii.gz"): json.loads(p.read_text())["by"] for p in masks.iterdir()}
+    assert set(made) == {FREE[5]}, "the published version's other masks were there"
+    assert "/folds/" in made[FREE[5]], "its main model had seen the scan, its fold's model had not"
+
+
+def test_a_version_that_saw_todays_validation_gives_no_start(bench):
+    b = bench(retrain=False)
+    b.fill(free=6, held=3)
+    first = b.started(validation_fraction=0.0, folds=0, settings=b.conf.settings)
+    first.now("anna")
+    b.ended(first)
+    version = b.registry.versions()[-1]
+    b.registry.publish(version.id, "anna", "by hand")
+    first.close()
+    second = b.started(retrain=False)
+    second.now("anna")
+    job = b.ended(second, 2)
+    assert "was trained on" in job["starts"]["main"] and job["starts"]["main"].startswith("from scratch")
+    assert job["outcome"] == "kept", "no scan on which both can be compared"
+
+
+def test_labels_that_arrive_during_a_training_start_the_next(bench):
+    b = bench()
+    b.fill()
+    behave(b.workspace, sleep={"train": 0.7})
+    service = b.started()
+    until(lambda: (service.status()["job"] or {}).get("step") == "train")
+    b.label(service, FREE[0], b"edited meanwhile")
+    assert service.status()["waiting"] == [FREE[0]]
+    behave(b.workspace)
+    b.ended(service, 2)
+    old, new = ({i["image"]: i["sha256"] for i in b.datalist(run)["labeled"]} for run in ("0001", "0002"))
+    assert old.keys() == new.keys() and sum(old[key] != new[key] for key in old) == 1
+
+
+def test_a_label_is_remembered_when_the_call_returns(bench):
+    b = bench()
+    b.store.add(FREE[0], b"x")
+    b.service().label_saved(FREE[0])
+    assert json.loads((b.workspace / "state.json").read_text())["waiting"] == [FREE[0]]
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_failure_is_told_and_tried_again_later(bench, command):
+    b = bench()
+    b.fill()
+    text = "Traceback (most recent call last):\n  File x\nmnseg: The disk of pine is full."
+    behave(b.workspace, fail={command: text})
+    service = b.started()
+    job = b.ended(service)
+    assert (job["status"], job["error"]) == ("ERROR", "The disk of pine is full.")
+    assert service.task()["details"][-1] == "The disk of pine is full." and service.task()["status"] == "ERROR"
+    assert b.registry.published() is None and b.kinds()[-1] == "failed"
+    status = until(lambda: service.status() if service.status()["not_before"] else None)
+    assert status["failures"] == 1 and status["not_before"] == pytest.approx(b.now + 60, abs=1)
+    behave(b.workspace)
+    b.now += 61
+    service.enable(False, "anna")  # anything wakes the thread; the clock is ours
+    service.enable(True, "anna")
+    assert b.ended(service, 2)["status"] == "DONE" and service.status()["failures"] == 0
+
+
+def test_a_failed_scoring_does_no_harm(bench):
+    b = bench()
+    b.fill()
+    behave(b.workspace, fail={"score": "mnseg: No memory."})
+    job = b.ended(b.started())
+    assert (job["status"], job["outcome"]) == ("DONE", "published")
+    assert any("No memory." in note for note in job["notes"]) and b.kinds()[-1] == "not scored"
+
+
+def test_damaged_scans_are_left_out_and_named(bench):
+    b = bench()
+    b.fill()
+    behave(b.workspace, once=True, fail={"train": "mnseg: the datalist has 1 error:"},
+           faults={FREE[4]: "cannot be read"})
+    job = b.ended(b.started())
+    assert job["status"] == "DONE" and job["left_out"] == {FREE[4]: "cannot be read"}
+    assert FREE[4] not in case_names(b.datalist("0001")["unlabeled"])
+    assert any(FREE[4] in note for note in job["notes"])
+
+
+def test_an_image_that_cannot_be_had_is_left_out(bench):
+    b = bench()
+    b.fill()
+    original = b.store.get_image_uri
+    b.store.get_image_uri = lambda image_id: "" if image_id == FREE[3] else original(image_id)
+    job = b.ended(b.started())
+    assert job["status"] == "DONE" and list(job["left_out"]) == [FREE[3]]
+
+
+def test_stop(bench):
+    b = bench()
+    b.fill()
+    behave(b.workspace, sleep={"train": 60})
+    service = b.started()
+    until(lambda: "train begins" in service.task()["details"] if service.task() else False)
+    task = service.stop("anna")
+    assert task["status"] == "STOPPED" and task["details"][-1] == "anna stopped it."
+    assert b.registry.published() is None and b.kinds()[-1] == "stopped"
+    behave(b.workspace)
+    assert not service.running and service.status()["waiting"] == [], "new labels are waited for"
+    with pytest.raises(RequestError, match="No training") as caught:
+        service.stop("anna")
+    assert caught.value.status == 404
+    service.now("anna")
+    assert b.ended(service, 2)["status"] == "DONE"
+
+
+def test_never_two_at_once(bench):
+    b = bench()
+    b.fill()
+    behave(b.workspace, sleep={"train": 0.8})
+    service = b.started()
+    until(lambda: service.running)
+    with pytest.raises(RequestError, match="is running") as caught:
+        service.now("anna")
+    assert caught.value.status == 429
+    service.now("anna", enqueue=True)
+    b.ended(service, 2)
+    assert [job.facts["by"] for job in service.runs.all()] == ["the server", "anna"]
+
+
+def test_many_askers_get_one_training(bench):
+    b = bench(retrain=False)
+    b.fill()
+    behave(b.workspace, sleep={"train": 0.5})
+    service, answers = b.started(), []
+
+    def ask():
+        try:
+            answers.append(service.now("x")["id"])
+        except RequestError as error:
+            answers.append(error.status)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, answers)) == ["429"] * 7 + ["mnseg-training-0001"]
+    b.ended(service)
+    assert len(service.runs.all()) == 1
+
+
+def test_another_server_on_the_workspace_does_not_train(bench):
+    b = bench()
+    b.fill()
+    other = WorkspaceLock(b.workspace / "training.lock")
+    assert other.take()
+    service = b.started()
+    with pytest.raises(RequestError, match="Another server .process") as caught:
+        service.now("anna")
+    assert caught.value.status == 409 and not service.runs.all()
+    other.free()
+    service.enable(False, "anna")
+    service.enable(True, "anna")
+    b.ended(service)
+
+
+def test_a_stale_lock_file_is_no_lock(tmp_path):
+    (tmp_path / "training.lock").write_text("4194304\n")
+    lock = WorkspaceLock(tmp_path / "training.lock")
+    assert lock.take() and lock.take() and not WorkspaceLock(lock.path).take()
+    lock.free()
+    assert WorkspaceLock(lock.path).take()
+
+
+def test_too_few_labels(bench):
+    b = bench(min_labels=3)
+    b.fill(free=1, held=1)
+    service = b.started()
+    with pytest.raises(RequestError, match="Label at least 3 scans before a training; 2 are labeled.") as caught:
+        service.now("anna")
+    assert caught.value.status == 409
+    until(lambda: "label 1 more" in service.status()["reason"])
+
+
+def test_labels_for_validation_alone_are_not_enough(bench):
+    b = bench()
+    b.fill(free=0, held=3)
+    service = b.started()
+    with pytest.raises(RequestError, match="All labeled scans are kept for validation.*label another"):
+        service.now("anna")
+    until(lambda: "label another" in service.status()["reason"])
+    assert not service.runs.all()
+
+
+def test_off_and_on(bench):
+    b = bench(retrain=False)
+    b.fill()
+    service = b.started()
+    until(lambda: "off" in service.status()["reason"])
+    service.enable(True, "anna")
+    b.ended(service)
+    assert "retraining on" in b.kinds()
+
+
+def test_training_stands_still_while_somebody_waits_for_a_mask(bench):
+    b = bench()
+    b.fill()
+    service = b.service()
+    with b.traffic.inference():
+        service.start()
+        until(lambda: service._child is not None)
+        until(lambda: service.status()["paused"])
+        assert not service._child.lines, "it was paused before its first line"
+    assert b.ended(service)["status"] == "DONE"
+    b.label(service, FREE[0], b"2")
+    with b.traffic.inference():
+        pass
+    assert b.ended(service, 2)["status"] == "DONE"
+
+
+def test_closing_goes_on_at_the_next_start(bench):
+    b = bench()
+    b.fill()
+    behave(b.workspace, sleep={"train": 60})
+    first = b.started()
+    until(lambda: "train begins" in first.task()["details"] if first.task() else False)
+    first.close()
+    behave(b.workspace)
+    second = b.started()
+    job = b.ended(second)
+    assert job["status"] == "DONE" and len(second.runs.all()) == 1 and b.kinds().count("continued") == 1
+
+
+def test_other_settings_after_a_restart_begin_anew(bench):
+    b = bench()
+    b.fill()
+    behave(b.workspace, sleep={"train": 60})
+    first = b.started()
+    until(lambda: "train begins" in first.task()["details"] if first.task() else False)
+    first.close()
+    behave(b.workspace)
+    second = b.started(settings={**b.conf.settings, "stage_1_epochs": 3})
+    job = b.ended(second, 2)
+    assert [j.facts["status"] for j in second.runs.all()] == ["STOPPED", "DONE"] and job["epochs"] == 5
+
+
+def test_a_step_that_breaks_the_server_again_and_again_is_given_up(bench):
+    b = bench()
+    b.fill()
+    service = b.service()
+    job = service.runs.create(by="x", reason="", from_scratch=False, created=0, config=service._config(),
+                              status="RUNNING", started=0, step="datalist", begun={"datalist": 5})
+    service.start()
+    until(lambda: service.runs.all()[0].ended)
+    assert "broken off 5 times" in service.runs.all()[0].facts["error"] and job.id == "0001"
+
+
+def test_old_runs_are_removed_and_numbers_never_given_twice(bench):
+    b = bench()
+    b.fill()
+    service = b.started()
+    b.ended(service)
+    for number in range(2, 6):
+        b.label(service, FREE[0], str(number).encode())
+        until(lambda number=number: (service.status()["job"]["id"] == f"{number:04d}") and not service.running)
+    until(lambda: [job.id for job in service.runs.all()] == ["0003", "0004", "0005"])
+    assert [version.facts["run"] for version in b.registry.versions()] == [f"{n:04d}" for n in range(1, 6)]
+
+
+def test_a_child_that_cannot_be_started_is_an_error_and_no_crash(bench, monkeypatch):
+    b = bench()
+    b.fill()
+    monkeypatch.setattr(Child, "_start", lambda self: (_ for _ in ()).throw(OSError(12, "Cannot allocate memory")))
+    job = b.ended(b.started())
+    assert job["status"] == "ERROR" and "Cannot allocate memory" in job["error"]
