@@ -97,10 +97,11 @@ def write_dicom_seg(
         made = multi_frame_seg(series, label, names, algorithm, NOTICE, origin.kind, _person_name(origin.author),
                                _title(origin))
         return atomic_write(output, made.save_as)
-    segments = [_segment(value, class_names[value], algorithm, origin.kind) for value in present]
+    segments = [_segment(value, class_names[value], origin.kind) for value in present]
     with tempfile.TemporaryDirectory() as work:
-        draft = _run_dcmqi(tool, series, label, segments, Path(work), origin)
-        return atomic_write(output, lambda temporary: _finish(draft, temporary, algorithm))
+        draft = _run_dcmqi(tool, series, label, segments, Path(work))
+        names = [class_names[value] for value in present]
+        return atomic_write(output, lambda temporary: _finish(draft, temporary, series, names, algorithm, origin))
 
 
 def export_masks(images: Iterable[Any], output_dir: str | os.PathLike, class_names: Sequence[str]) -> list[Path]:
@@ -161,15 +162,14 @@ def _whole_label(voxels: np.ndarray, path: str | os.PathLike, num_classes: int) 
     return voxels.astype(np.uint16)
 
 
-def _segment(value: int, name: str, algorithm: str | None, kind: str) -> dict[str, Any]:
-    """One entry of dcmqi's segmentAttributes."""
+def _segment(value: int, name: str, kind: str) -> dict[str, Any]:
+    """One entry of dcmqi's segmentAttributes. Names come later, by `_finish`: dcmqi takes only ASCII."""
     code = code_of(name)
     segment = {
         "labelID": value,
-        "SegmentLabel": name[:64],
-        "SegmentDescription": f"{name}, {NOTICE}",
+        "SegmentLabel": f"segment {value}",
         "SegmentAlgorithmType": kind,
-        **({"SegmentAlgorithmName": algorithm[:64]} if algorithm else {}),
+        **({} if kind == "MANUAL" else {"SegmentAlgorithmName": "mnseg"}),
         "SegmentedPropertyCategoryCodeSequence": code.category.as_dcmqi(),
         "SegmentedPropertyTypeCodeSequence": code.kind.as_dcmqi(),
         "recommendedDisplayRGBValue": list(COLORS[(value - 1) % len(COLORS)]),
@@ -179,18 +179,16 @@ def _segment(value: int, name: str, algorithm: str | None, kind: str) -> dict[st
     return segment
 
 
-def _run_dcmqi(
-    tool: str, series: DicomSeries, label: np.ndarray, segments: list[dict], work: Path, origin: Origin
-) -> Path:
+def _run_dcmqi(tool: str, series: DicomSeries, label: np.ndarray, segments: list[dict], work: Path) -> Path:
     image = nib.Nifti1Image(label, series.affine)
     image.set_qform(series.affine, code=1)  # both forms: ITK reads the rounded sform alone as not quite orthogonal
     image.set_sform(series.affine, code=1)
     nib.save(image, work / "mask.nii")
     description = {
-        "ContentCreatorName": _person_name(origin.author),
+        "ContentCreatorName": "mnseg",
         "ClinicalTrialSeriesID": "none",
         "ClinicalTrialTimePointID": "none",
-        "SeriesDescription": _title(origin),
+        "SeriesDescription": "Segmentation",
         "SeriesNumber": "300",
         "InstanceNumber": "1",
         "BodyPartExamined": "",
@@ -221,13 +219,20 @@ def _person_name(text: str) -> str:
     return " ".join("".join(" " if sign in "\\=" or not sign.isprintable() else sign for sign in text).split())[:64]
 
 
-def _finish(draft: Path, output: Path, algorithm: str | None) -> None:
-    """Say what made the segmentation where dcmqi names itself or nothing."""
+def _finish(
+    draft: Path, output: Path, series: DicomSeries, names: Sequence[str], algorithm: str | None, origin: Origin
+) -> None:
+    """Say what is segmented, and what made it, where dcmqi names itself or nothing."""
     import pydicom
 
-    algorithm = algorithm or f"mnseg {__version__}"
-
     dataset = pydicom.dcmread(draft)
+    _in_unicode(dataset, series)
+    for segment, name in zip(dataset.SegmentSequence, names, strict=True):
+        segment.SegmentLabel, segment.SegmentDescription = name[:64], f"{name}, {NOTICE}"
+        if algorithm:
+            segment.SegmentAlgorithmName = algorithm[:64]
+    algorithm = algorithm or f"mnseg {__version__}"
+    dataset.ContentCreatorName, dataset.SeriesDescription = _person_name(origin.author), _title(origin)
     dataset.ContentLabel = "SEGMENTATION"
     dataset.ContentDescription = f"{algorithm}; {NOTICE}"[:64]
     dataset.Manufacturer = "mnseg"
@@ -241,3 +246,14 @@ def _finish(draft: Path, output: Path, algorithm: str | None) -> None:
             for source in derivation.SourceImageSequence:
                 source.SpatialLocationsPreserved = "YES"  # so readers may go by the source slices alone
     dataset.save_as(output)
+
+
+def _in_unicode(dataset: Any, series: DicomSeries) -> None:
+    """Texts that dcmqi copied from the series byte by byte: read in the series' character set, written as UTF-8."""
+    import pydicom
+
+    source = pydicom.dcmread(series.files[0], stop_before_pixels=True, specific_tags=["SpecificCharacterSet"])
+    if charset := source.get("SpecificCharacterSet"):
+        dataset.SpecificCharacterSet = charset
+    dataset.decode()
+    dataset.SpecificCharacterSet = "ISO_IR 192"

@@ -16,9 +16,9 @@ from lib.trainers.datalist import final_label, known_scans
 from mnseg.data.volume_io import open_volume
 
 
-def test_a_scan_is_a_file_on_the_grid_of_its_series(bench):
-    image = nib.load(bench.store.get_image_uri(bench.one))
-    series = open_volume(bench.pacs.root / bench.one)
+def test_a_scan_is_a_file_on_the_grid_of_its_series(fresh):
+    image = nib.load(fresh.store.get_image_uri(fresh.one))
+    series = open_volume(fresh.pacs.root / fresh.one)
     assert np.array_equal(image.dataobj, ball("a")[0]) and image.get_data_dtype() == np.int16
     assert np.allclose(image.affine, series.affine, atol=1e-4)
     assert np.allclose(image.get_qform(), image.affine, atol=1e-4)
@@ -28,47 +28,47 @@ def test_a_scan_is_a_file_on_the_grid_of_its_series(bench):
     assert np.allclose(image.affine[:3, 3], [20, 30, 40], atol=1e-4)
 
 
-def test_nothing_is_fetched_before_it_is_asked_for_and_then_once(bench):
-    assert set(bench.store.list_images()) == {bench.one, bench.two}
-    assert bench.store.get_image_info(bench.one)["PatientID"] == "patient of a" and bench.pacs.fetched == []
-    readers = [threading.Thread(target=bench.store.get_image_uri, args=(bench.one,)) for _ in range(4)]
+def test_nothing_is_fetched_before_it_is_asked_for_and_then_once(fresh):
+    assert set(fresh.store.list_images()) == {fresh.one, fresh.two}
+    assert fresh.store.get_image_info(fresh.one)["PatientID"] == "patient of a" and fresh.pacs.fetched == []
+    readers = [threading.Thread(target=fresh.store.get_image_uri, args=(fresh.one,)) for _ in range(4)]
     for reader in readers:
         reader.start()
     for reader in readers:
         reader.join()
-    assert bench.pacs.fetched == [bench.one]
-    bench.open()
-    assert bench.store.get_image_uri(bench.one) and bench.pacs.fetched == [bench.one]
+    assert fresh.pacs.fetched == [fresh.one]
+    fresh.open()
+    assert fresh.store.get_image_uri(fresh.one) and fresh.pacs.fetched == [fresh.one]
 
 
-def test_the_list_is_asked_for_every_ten_seconds_at_most(bench):
-    bench.store.list_images(), bench.store.status(), bench.store.get_unlabeled_images()
-    assert bench.pacs.asked == 1
-    new = bench.pacs.add("c")
-    assert new not in bench.store.list_images()
-    bench.clock.now = 10
-    assert new in bench.store.list_images() and bench.pacs.asked == 2
+def test_the_list_is_asked_for_every_ten_seconds_at_most(fresh):
+    fresh.store.list_images(), fresh.store.status(), fresh.store.get_unlabeled_images()
+    assert fresh.pacs.asked == 1
+    new = fresh.pacs.add("c")
+    assert new not in fresh.store.list_images()
+    fresh.clock.now = 10
+    assert new in fresh.store.list_images() and fresh.pacs.asked == 2
 
 
-def test_a_server_that_does_not_answer_takes_nothing_away(bench):
-    bench.submit(bench.one, bench.mask(bench.one))
-    bench.pacs.is_down, bench.clock.now = True, 100
-    assert set(bench.store.list_images()) == {bench.one, bench.two} and "does not answer" in bench.store.unreachable
-    assert bench.store.get_labeled_images() == [bench.one]
+def test_a_server_that_does_not_answer_takes_nothing_away(fresh):
+    fresh.submit(fresh.one, fresh.mask(fresh.one))
+    fresh.pacs.is_down, fresh.clock.now = True, 100
+    assert set(fresh.store.list_images()) == {fresh.one, fresh.two} and "does not answer" in fresh.store.unreachable
+    assert fresh.store.get_labeled_images() == [fresh.one]
     with pytest.raises(PacsError):
-        bench.store.get_image_uri(bench.two)
-    bench.open()
-    assert bench.store.get_labeled_images() == [bench.one] and bench.store.get_unlabeled_images() == [bench.two]
-    bench.pacs.is_down, bench.clock.now = False, 200
-    assert bench.store.get_image_uri(bench.two) and bench.store.unreachable == ""
+        fresh.store.get_image_uri(fresh.two)
+    fresh.open()
+    assert fresh.store.get_labeled_images() == [fresh.one] and fresh.store.get_unlabeled_images() == [fresh.two]
+    fresh.pacs.is_down, fresh.clock.now = False, 200
+    assert fresh.store.get_image_uri(fresh.two) and fresh.store.unreachable == ""
 
 
-def test_without_any_list_the_answer_says_why(tmp_path, bench):
+def test_without_any_list_the_answer_says_why(tmp_path, fresh):
     from lib.datastores.dicomweb import DicomScans
 
-    bench.pacs.is_down = True
+    fresh.pacs.is_down = True
     with pytest.raises(PacsError, match="does not answer") as caught:
-        DicomScans(bench.pacs, tmp_path / "other", {"Modality": "MR"}).list_images()
+        DicomScans(fresh.pacs, tmp_path / "other", {"Modality": "MR"}).list_images()
     assert caught.value.status == 503
 
 

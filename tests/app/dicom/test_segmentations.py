@@ -6,10 +6,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from dicom_bench import LABELS
 from lib.durable import read_json_lines
 from lib.errors import RequestError
-
-from conftest import LABELS
 
 
 def test_a_drawn_one_becomes_a_label(bench):
