@@ -34,7 +34,7 @@ def abdomen(seed: int, size: tuple[int, int, int] = (96, 96, 40)) -> tuple[np.nd
     organ = (np.asarray(label) == 1).astype(np.uint8)
     image = np.asarray(image, np.float64)
     image = (image - image.min()) / (np.quantile(image, 0.995) - image.min())
-    image = np.clip(image, 0, 1) * 250 + 250 * organ
+    image = np.clip(image, 0, 1) * 200 + 300 * organ
     # From the phantom's RAS to the columns and rows of an axial series, which run to the left and to the back.
     return np.ascontiguousarray(image[::-1, ::-1]).astype(np.int16), np.ascontiguousarray(organ[::-1, ::-1])
 
@@ -58,14 +58,14 @@ def threshold_model(folder: Path, label: str = "organ") -> Path:
 
 
 def write_series(folder: Path, voxels: np.ndarray, patient: str, modality: str = "MR", orientation=AXIAL,
-                 spacing=SPACING, description: str = "phantom") -> str:  # fmt: skip
-    """One file for each slice of voxels (columns, rows, slices); returns the SeriesInstanceUID."""
+                 spacing=SPACING, downwards: bool = False) -> str:  # fmt: skip
+    """One file for each slice of voxels (columns, rows, slices), numbered up or down; returns the SeriesInstanceUID."""
     folder.mkdir(parents=True)
     uids = {name: generate_uid() for name in ("Study", "Series", "Frame")}
     normal = np.cross(orientation[:3], orientation[3:])
     for k in range(voxels.shape[2]):
-        dataset = _slice(voxels[..., k].T, patient, modality, uids, description)
-        dataset.InstanceNumber = k + 1
+        dataset = _slice(voxels[..., k].T, patient, modality, uids)
+        dataset.InstanceNumber = voxels.shape[2] - k if downwards else k + 1
         dataset.ImageOrientationPatient = list(orientation)
         position = np.array([-20.0, -30.0, 40.0]) + k * spacing[2] * normal
         dataset.ImagePositionPatient = [round(float(value), 6) for value in position]
@@ -74,7 +74,7 @@ def write_series(folder: Path, voxels: np.ndarray, patient: str, modality: str =
     return uids["Series"]
 
 
-def _slice(pixels: np.ndarray, patient: str, modality: str, uids: dict[str, str], description: str) -> Dataset:
+def _slice(pixels: np.ndarray, patient: str, modality: str, uids: dict[str, str]) -> Dataset:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = Dataset()
@@ -86,7 +86,7 @@ def _slice(pixels: np.ndarray, patient: str, modality: str, uids: dict[str, str]
     dataset.PatientID, dataset.PatientName, dataset.PatientBirthDate, dataset.PatientSex = patient, patient, "", ""
     dataset.StudyDate, dataset.StudyTime, dataset.StudyID, dataset.AccessionNumber = "20260101", "120000", "1", ""
     dataset.ReferringPhysicianName, dataset.Manufacturer = "", "phantom"
-    dataset.Modality, dataset.SeriesNumber, dataset.SeriesDescription = modality, 1, description
+    dataset.Modality, dataset.SeriesNumber, dataset.SeriesDescription = modality, 1, "phantom"
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated = dataset.BitsStored = 16

@@ -13,7 +13,7 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed (make tes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from dicom_phantoms import AXIAL, OBLIQUE, abdomen, ball, threshold_model, write_series  # noqa: E402
-from patients import HELD, HELD_OUT, TRAIN  # noqa: E402
+from patients import HELD, HELD_OUT, TRAIN, VIEWED  # noqa: E402
 from servers import CHROMIUM, ORTHANC, PLUGIN, LabelServer, Orthanc  # noqa: E402
 
 # A network that learns a bright ball in some seconds.
@@ -51,8 +51,8 @@ def orthanc(tmp_path_factory):
 
     for k, name in enumerate((*TRAIN, *HELD)):
         add(name, ball(name), "MR", OBLIQUE if k % 2 else AXIAL)
-    for k, name in enumerate(("viewer one", "viewer two", "viewer three")):
-        add(name, abdomen(k + 3), "CT", AXIAL, (2.0, 2.0, 4.0))
+    for k, name in enumerate(VIEWED):
+        add(name, abdomen(k + 3), "CT", AXIAL, (2.0, 2.0, 4.0), name.endswith("down"))
     yield server
     server.end()
 

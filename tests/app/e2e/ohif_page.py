@@ -42,13 +42,14 @@ class Ohif:
     def picture(self, path: Path) -> None:
         self.page.screenshot(path=str(path))
 
-    def colored(self) -> int:
-        """Pixels of the viewports that are reddish, as only masks are."""
+    def colored(self) -> tuple[int, float]:
+        """Pixels of the viewports that are reddish, as only masks are, and how many of them lie on something bright."""
         from PIL import Image
 
         area = {"x": 290, "y": 110, "width": 920, "height": 800}
         pixels = np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=area))).convert("RGB")).astype(int)
-        return int(((pixels[..., 0] - pixels[..., 1] > 40) & (pixels[..., 0] - pixels[..., 2] > 30)).sum())
+        masks = pixels[(pixels[..., 0] - pixels[..., 1] > 40) & (pixels[..., 0] - pixels[..., 2] > 30)]
+        return len(masks), float((masks[:, 0] > 180).mean()) if len(masks) else 0.0
 
     # ---------------------------------------------------------------- the mode of MONAI Label
 

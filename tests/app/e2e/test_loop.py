@@ -80,7 +80,7 @@ def test_only_series_of_the_modality_are_offered(orthanc, mr_server, ct_server, 
     sample = mr_server.client(tmp_path).next_sample("first", {})
     assert sample["Modality"] == "MR" and sample["id"] in orthanc.uids.values()
     assert mr_server.get("/info/")["datastore"]["total"] >= len(TRAIN) + len(HELD)
-    answer = requests.get(f"{mr_server.url}/datastore/image", {"image": orthanc.uids["viewer one"]}, timeout=30)
+    answer = requests.get(f"{mr_server.url}/datastore/image", {"image": orthanc.uids["look up"]}, timeout=30)
     assert answer.status_code == 404 and "no image" in answer.json()["detail"]
 
 

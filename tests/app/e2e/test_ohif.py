@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import nibabel as nib
 import numpy as np
+import pytest
 import requests
 from ohif_page import Ohif
 from servers import until
@@ -29,27 +30,30 @@ def segs_of(server, uid):
     return [entry for entry in status["reports"] + status["pending"] if entry.get("image") == uid]
 
 
-def test_the_panel_runs_the_model_and_draws_the_mask(orthanc, ct_server, chromium, pictures):
-    ohif = Ohif(chromium, ct_server, "monai-label", study_of(orthanc, "viewer one"))
+@pytest.mark.parametrize("order", ["up", "down"])
+def test_the_panel_runs_the_model_and_draws_the_mask(orthanc, ct_server, chromium, pictures, order):
+    ohif = Ohif(chromium, ct_server, "monai-label", study_of(orthanc, f"look {order}"))
     try:
         assert ohif.page.locator("#monailabelServerURL").input_value() == f"{ct_server.url}/"
-        before = ohif.colored()
+        before, _ = ohif.colored()
         ohif.run_model()
-        ohif.picture(pictures / "ohif-mask.png")
-        assert before < 100 and ohif.colored() > 3000 and ohif.errors == []
+        ohif.picture(pictures / f"ohif-mask-{order}.png")
+        after, on_the_organ = ohif.colored()
+        assert before < 100 and after > 3000 and on_the_organ > 0.9 and ohif.errors == []
     finally:
         ohif.close()
 
 
-def test_what_is_drawn_and_exported_becomes_the_label(orthanc, ct_server, chromium, pictures, tmp_path):
-    uid = orthanc.uids["viewer two"]
-    ohif = Ohif(chromium, ct_server, "segmentation", study_of(orthanc, "viewer two"))
+@pytest.mark.parametrize("order", ["up", "down"])
+def test_what_is_drawn_and_exported_becomes_the_label(orthanc, ct_server, chromium, pictures, tmp_path, order):
+    uid = orthanc.uids[f"draw {order}"]
+    ohif = Ohif(chromium, ct_server, "segmentation", study_of(orthanc, f"draw {order}"))
     try:
         ohif.new_segmentation("Organ")
         ohif.scroll(5)
         place = ohif.slice_number()
         ohif.paint("Organ")
-        ohif.picture(pictures / "ohif-draw.png")
+        ohif.picture(pictures / f"ohif-draw-{order}.png")
         ohif.export()
     finally:
         ohif.close()
@@ -57,15 +61,17 @@ def test_what_is_drawn_and_exported_becomes_the_label(orthanc, ct_server, chromi
     assert (entry["state"], entry["author"]) == ("taken", "unknown"), entry
     label = label_of(ct_server, uid, tmp_path)
     drawn = np.flatnonzero(label.any((0, 1)))
-    assert list(drawn) == [place - 1], "drawn on one slice; a mirrored stack would put it on another"
+    shown = place - 1 if order == "up" else label.shape[2] - place
+    assert list(drawn) == [shown], "drawn on one slice; a mirrored stack would put it on another"
     columns, rows, _ = np.nonzero(label)
     assert 300 < len(columns) < 3000 and 25 < columns.mean() < 65 and 25 < rows.mean() < 65
     info = ct_server.get(f"/datastore/label/info?label={uid}&tag=final")
     assert info["origin"]["program"] == "OHIF-VIEWER-2.0.0"
 
 
-def test_the_models_mask_is_corrected_in_ohif(orthanc, ct_server, chromium, pictures, tmp_path):
-    name = "viewer three"
+@pytest.mark.parametrize("order", ["up", "down"])
+def test_the_models_mask_is_corrected_in_ohif(orthanc, ct_server, chromium, pictures, tmp_path, order):
+    name = f"correct {order}"
     uid, truth = orthanc.uids[name], orthanc.masks[name]
     answer = ct_server.post(f"/mnseg/masks/{uid}")
     assert answer["notice"] == "not for diagnosis" and study_of(orthanc, name) in answer["ohif"]
@@ -75,11 +81,13 @@ def test_the_models_mask_is_corrected_in_ohif(orthanc, ct_server, chromium, pict
         ohif.export()
         (entry,) = until(lambda: segs_of(ct_server, uid), 30, "the unchanged export")
         assert entry["state"] == "ignored" and "nobody has changed it" in entry["reason"], entry
-        ohif.scroll(int(np.argmax(truth.sum((0, 1)))))
+        largest = int(np.argmax(truth.sum((0, 1))))
+        ohif.scroll(largest if order == "up" else truth.shape[2] - 1 - largest)
         place = ohif.slice_number()
-        assert ohif.colored() > 3000, "the opened mask lies on the organ's largest slice"
+        masked, on_the_organ = ohif.colored()
+        assert masked > 3000 and on_the_organ > 0.9, "the opened mask lies on the organ"
         ohif.paint("organ")
-        ohif.picture(pictures / "ohif-correct.png")
+        ohif.picture(pictures / f"ohif-correct-{order}.png")
         ohif.export()
     finally:
         ohif.close()
@@ -87,6 +95,7 @@ def test_the_models_mask_is_corrected_in_ohif(orthanc, ct_server, chromium, pict
     assert [entry["state"] for entry in entries] == ["ignored", "taken"], entries
     label = label_of(ct_server, uid, tmp_path)
     changed = (label > 0) != (truth > 0)
-    assert list(np.flatnonzero(changed.any((0, 1)))) == [place - 1] and (label[truth > 0] == 1).all()
+    shown = place - 1 if order == "up" else truth.shape[2] - place
+    assert list(np.flatnonzero(changed.any((0, 1)))) == [shown] and (label[truth > 0] == 1).all()
     status = ct_server.get("/mnseg/status")
     assert status["datastore"]["completed"] >= 1 and status["dicom"]["fault"] == ""
