@@ -139,6 +139,16 @@ class DicomScans(LocalScans):
     def status(self) -> dict[str, Any]:
         return {**super().status(), "unusable": self.unusable(), "unreachable": self.unreachable}
 
+    def json(self) -> dict[str, Any]:
+        """MONAI Label's index, with the series that nobody has asked for yet."""
+        content = super().json()
+        known, series = content["objects"], self._fresh()
+        content["objects"] = {
+            uid: known.get(uid) or {"image": {"info": _attributes(series[uid]), "ext": ".nii.gz"}, "labels": {}}
+            for uid in self.list_images()
+        }
+        return content
+
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
         raise RequestError(400, "The scans lie in a DICOMweb server: send them there.")
 

@@ -30,7 +30,8 @@ def test_a_scan_is_a_file_on_the_grid_of_its_series(fresh):
 
 def test_nothing_is_fetched_before_it_is_asked_for_and_then_once(fresh):
     assert set(fresh.store.list_images()) == {fresh.one, fresh.two}
-    assert fresh.store.get_image_info(fresh.one)["PatientID"] == "patient of a" and fresh.pacs.fetched == []
+    assert fresh.store.get_image_info(fresh.one)["PatientID"] == "patient of a"
+    assert fresh.store.json()["objects"].keys() == {fresh.one, fresh.two} and fresh.pacs.fetched == []
     readers = [threading.Thread(target=fresh.store.get_image_uri, args=(fresh.one,)) for _ in range(4)]
     for reader in readers:
         reader.start()
