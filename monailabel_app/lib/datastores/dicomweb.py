@@ -40,6 +40,7 @@ __all__ = ["DicomScans"]
 FINAL = "final"
 UID = re.compile(r"[0-9.]{1,64}")
 FETCHING = 16  # locks
+PATIENCE = 2.0  # seconds
 
 logger = logging.getLogger(__name__)
 
@@ -191,16 +192,33 @@ class DicomScans(LocalScans):
     # ---------------------------------------------------------------- the list of series
 
     def _fresh(self) -> dict[str, Series]:
-        """The series by UID. One thread asks the server at a time; the others are content with the last answer."""
-        if self._asked is not None and self.clock() - self._asked < self.fresh_seconds:
+        """The series by UID.
+
+        One thread asks the server at a time; the others are content with the last answer. So is, after a moment, the
+        request that made it ask: a status poll must not wait for a server that hangs.
+        """
+        if self._is_good():
             return self._series
-        if self._asking.acquire(blocking=self._asked is None and not self._series):
-            try:
-                if self._asked is None or self.clock() - self._asked >= self.fresh_seconds:
+        if not self._series:
+            with self._asking:
+                if not self._is_good():
                     self._ask()
-            finally:
-                self._asking.release()
+        elif self._asking.acquire(blocking=False):
+            asking = threading.Thread(target=self._ask_and_release, name="series", daemon=True)
+            asking.start()
+            asking.join(PATIENCE)
         return self._series
+
+    def _is_good(self) -> bool:
+        return self._asked is not None and self.clock() - self._asked < self.fresh_seconds
+
+    def _ask_and_release(self) -> None:
+        try:
+            self._ask()
+        except Exception:
+            logger.exception("the list of series could not be renewed")
+        finally:
+            self._asking.release()
 
     def _ask(self) -> None:
         try:

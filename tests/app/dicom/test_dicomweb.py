@@ -64,6 +64,19 @@ def test_a_server_that_does_not_answer_takes_nothing_away(fresh):
     assert fresh.store.get_image_uri(fresh.two) and fresh.store.unreachable == ""
 
 
+def test_nobody_waits_for_a_server_that_hangs(fresh, monkeypatch):
+    fresh.store.list_images()
+    go_on = threading.Event()
+    monkeypatch.setattr("lib.datastores.dicomweb.PATIENCE", 0.05)
+    monkeypatch.setattr(fresh.pacs, "series", lambda wanted: go_on.wait(20) and [])
+    fresh.clock.now = 20
+    for _ in range(3):
+        assert set(fresh.store.list_images()) == {fresh.one, fresh.two}
+    go_on.set()
+    while fresh.store.list_images():
+        pass
+
+
 def test_without_any_list_the_answer_says_why(tmp_path, fresh):
     from lib.datastores.dicomweb import DicomScans
 
