@@ -15,11 +15,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-app lint clean-demo clean-venv demo-label demo-network
+.PHONY: help demo test test-core test-app test-e2e debian-e2e lint clean-demo clean-venv demo-label demo-network
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 APP_VENV ?= .venv-app
+DEBIAN := orthanc orthanc-dicomweb chromium
 TORCH ?= torch==2.13.0
 TORCH_INDEX_URL ?=
 WEIGHTS ?=
@@ -48,6 +49,7 @@ help:
 	@echo "make test        style check and the quick tests, those of the MONAI Label app included"
 	@echo "make test-core   the same without the app"
 	@echo "make test-app    the app's quick tests alone, in a virtual environment of their own"
+	@echo "make test-e2e    the app with Orthanc, OHIF and Chromium, which it installs from Debian (minutes)"
 	@echo "make demo-label  a simulated clinician labels while the server retrains itself, $(DEMO_LABEL)/report.html"
 	@echo "make lint        style check alone (ruff)"
 	@echo "make clean-demo  remove $(DEMO)/"
@@ -105,6 +107,26 @@ test-core: lint
 
 test-app: $(APP_VENV)/.mnseg-app
 	$(APP_BIN)/python -m pytest -rs tests/app
+
+# A PACS, a browser, and what drives it; the tests start and end them on free ports of this computer.
+test-e2e: $(APP_VENV)/.mnseg-e2e debian-e2e
+	OMP_NUM_THREADS=1 $(APP_BIN)/python -m pytest -rs -m e2e tests/app
+
+$(APP_VENV)/.mnseg-e2e: $(APP_VENV)/.mnseg-app
+	@echo "== playwright, which drives the browser, into $(APP_VENV)"
+	$(APP_PIP) install playwright
+	@touch $@
+
+# The packages are asked not to start Orthanc as a service: the tests start one of their own.
+debian-e2e:
+	@missing=; for package in $(DEBIAN); do \
+	  dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	command -v apt-get > /dev/null || { echo "install$$missing by your system's means: there is no apt-get here" >&2; exit 1; }; \
+	as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+	echo "== installing from Debian:$$missing ($${as_root:-as root})"; \
+	$$as_root apt-get update && \
+	$$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends $$missing
 
 # ------------------------------------------------------------------------------------------------ demo
 

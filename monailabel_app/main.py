@@ -25,7 +25,9 @@ from lib.registry.versions import Registry
 from lib.retraining.service import TrainingService
 from lib.server.inbox import Inbox
 from lib.server.labels import Submissions
+from lib.server.pacs_sync import PacsSync
 from lib.server.start import (
+    dicom_scans,
     import_labels,
     leave_with_a_sentence,
     only_server_of,
@@ -70,7 +72,7 @@ class MnsegApp(MONAILabelApp):
     # ---------------------------------------------------------------- what MONAI Label asks for
 
     def init_datastore(self) -> Any:
-        return super().init_datastore() if self.app_conf.is_dicomweb else LocalScans(self.studies)
+        return dicom_scans(self.app_conf) if self.app_conf.is_dicomweb else LocalScans(self.studies)
 
     def init_infers(self) -> dict[str, PublishedInfer]:
         self.training = TrainingService(
@@ -103,6 +105,7 @@ class MnsegApp(MONAILabelApp):
             only_server_of(self.app_conf.workspace)
             publish_first_model(self.registry, self.app_conf)
         self.submissions = Submissions(self, Inbox(self.app_conf.workspace / "inbox"))
+        self.pacs_sync = PacsSync(self, self.app_conf.seg_interval) if self.app_conf.is_dicomweb else None
         install(api, self)
         super().on_init_complete()
         atexit.register(self.training.close)
@@ -116,8 +119,15 @@ class MnsegApp(MONAILabelApp):
                 import_labels(self)
         except Exception:  # of a damaged folder, say; nobody should wait for a training because of it
             logger.exception("not all labels could be taken in")
+        if self.pacs_sync is not None:
+            self.pacs_sync.start()
         self.training.start()  # now, or it would begin with the first few of a folder of labels
         self._infers[MODEL_NAME].warm_up()
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        if self.pacs_sync is not None:
+            self.pacs_sync.wake()
+        return {}
 
     # ---------------------------------------------------------------- what routes ask for
 

@@ -55,6 +55,7 @@ class AppConf:
     unedited: what a mask that was accepted without an edit is in training: ``unlabeled`` (nothing is learned from our
         own output), or ``train``.
     max_upload_mb: size of the largest file that may be sent, in megabytes.
+    seg_interval: seconds between two looks at the DICOM server for new DICOM SEG objects.
     seg_sources: programs whose DICOM SEG objects count as labels although they do not say that a person drew them.
     origins: other web servers, such as ``http://pacs:3000``, whose pages (an OHIF of your own) may use this one.
     threads: CPU threads of training and inference each; 0: all.
@@ -86,6 +87,7 @@ class AppConf:
     unedited: str = "unlabeled"
     max_upload_mb: float = 1024.0
     seg_sources: tuple[str, ...] = ()
+    seg_interval: float = 30.0
     origins: tuple[str, ...] = ()
     threads: int = 0
     warm_epochs: float = 0.5
@@ -295,6 +297,7 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "import_labels": _folder,
     "unedited": _one_of("train", "unlabeled"),
     "max_upload_mb": _number(float, 0.001),
+    "seg_interval": _number(float, 1, 86400),
     "seg_sources": lambda key, text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "origins": _origins,
     "threads": _number(int, 0),

@@ -16,7 +16,7 @@ from pydicom.sr.codedict import codes
 from mnseg.cli import main
 from mnseg.data import dicom_seg_write
 from mnseg.data.dicom_seg_read import convert_segmentations
-from mnseg.data.dicom_seg_write import EmptyMaskError, export_masks, write_dicom_seg
+from mnseg.data.dicom_seg_write import EmptyMaskError, Origin, export_masks, write_dicom_seg
 from mnseg.data.dicom_series import inspect_series
 from mnseg.data.grids import label_onto_grid
 from mnseg.data.segment_codes import ABNORMALITIES, STRUCTURES, code_of
@@ -143,6 +143,38 @@ def test_a_multi_frame_series_gets_a_segmentation_of_its_frames(tmp_path, write_
     kidney = dataset.SegmentSequence[1].SegmentedPropertyTypeCodeSequence[0]
     assert kidney.CodeValue == "64033007"
     assert kidney.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+
+
+def test_names_and_authors_in_any_script(tmp_path, write_series):
+    """A class, an author and a patient whose names dcmqi cannot write, the last in another character set."""
+
+    def edit(dataset, k):
+        dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 100", "Müller^Jörg"
+
+    series = write_series(tmp_path / "1.2.3", STORED, edit=edit)
+    mask = save_mask(tmp_path / "m.nii.gz", label_for(series), inspect_series(series).affine)
+    write_dicom_seg(series, mask, tmp_path / "s.dcm", ["background", "Größe", "b", "肝臓"],
+                    origin=Origin("SEMIAUTOMATIC", "Åsa\\=Ødegård", "label"))
+    dataset = pydicom.dcmread(tmp_path / "s.dcm")
+    assert dataset.PatientName == "Müller^Jörg" and dataset.ContentCreatorName == "Åsa Ødegård"
+    assert [segment.SegmentLabel for segment in dataset.SegmentSequence] == ["Größe", "肝臓"]
+    assert {segment.SegmentAlgorithmName for segment in dataset.SegmentSequence} == {"mn_cotraining 0.1.0"}
+    assert dataset.SeriesDescription == "label, not for diagnosis"
+
+
+@pytest.mark.parametrize("kind", ["single frames", "multi-frame"])
+def test_a_drawn_segmentation_names_no_algorithm(tmp_path, write_series, write_enhanced, kind):
+    if kind == "multi-frame":
+        series = write_enhanced(tmp_path / "scan.dcm", STORED, heights=[2.0 * k for k in range(8)])
+    else:
+        series = write_series(tmp_path / "1.2.3", STORED)
+    mask = save_mask(tmp_path / "m.nii.gz", label_for(series), inspect_series(series).affine, stamp="")
+    write_dicom_seg(series, mask, tmp_path / "s.dcm", NAMES, origin=Origin("MANUAL", "Doe^Jane", "by hand"))
+    dataset = pydicom.dcmread(tmp_path / "s.dcm")
+    for segment in dataset.SegmentSequence:
+        assert segment.SegmentAlgorithmType == "MANUAL" and "SegmentAlgorithmName" not in segment
+    assert dataset.ContentCreatorName == "Doe^Jane" and dataset.Manufacturer == "mnseg"
+    assert dataset.SeriesDescription == "by hand, not for diagnosis" and "not for" in dataset.ContentDescription
 
 
 def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path, write_series, write_enhanced, monkeypatch):

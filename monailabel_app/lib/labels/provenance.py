@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -76,7 +76,16 @@ class Provenance:
                          {"image": image_id, "masks": [*earlier, entry][-REMEMBERED_MASKS:]})
             durable_write(self._file(image_id, ".nii.gz"), lambda temporary: temporary.write_bytes(content))
 
-    def submitted(self, image_id: str, mask_file: str | Path, author: str) -> dict[str, Any]:
+    def was_served(self, image_id: str, mask_file: str | Path) -> str | None:
+        """The version whose mask this is, voxel for voxel; None when no such mask was served for the scan."""
+        digest = digest_array(*_mask(mask_file))
+        with self._lock:
+            masks = self._served_before(image_id)
+        return next((old["version"] for old in reversed(masks) if old.get("digest") == digest), None)
+
+    def submitted(
+        self, image_id: str, mask_file: str | Path, author: str, origin: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Note a label that came back, and compare it with the mask that was served last.
 
         A label that equals any mask that was ever served for the scan is our own output coming back: ``unedited``.
@@ -85,6 +94,7 @@ class Provenance:
             image_id: of the scan.
             mask_file: the accepted label, on the scan's grid.
             author: who sent it.
+            origin: where it comes from, if not from a client of the server; kept with the rest.
 
         Returns:
             The line of labels.jsonl: image, sha256 (of the file), author, when, served (version or None), dice
@@ -106,6 +116,7 @@ class Provenance:
                 **self._compared(label, affine, base, same is not None),
                 "labeled_voxels": int(np.count_nonzero(label)),
                 "unedited": same is not None,
+                **({"origin": dict(origin)} if origin else {}),
             }
             self._keep_base(image_id, Path(mask_file) if same else base)
             append_json_line(self._journal, facts)

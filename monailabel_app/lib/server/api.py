@@ -63,6 +63,7 @@ def status_of(app: Any) -> dict[str, Any]:
         "datastore": app.datastore().status(),
         "min_labels": app.app_conf.min_labels,
         "inference_under_way": app.traffic.busy,
+        "dicom": app.pacs_sync.status() if app.pacs_sync else None,
         "notice": "not for diagnosis",
     }
 

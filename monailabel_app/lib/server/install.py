@@ -19,7 +19,9 @@ from lib.server.infer import infer_routes
 from lib.server.labels import label_routes
 from lib.server.logs import log_routes
 from lib.server.models import model_routes
+from lib.server.ohif import ohif_routes
 from lib.server.origins import only_origins
+from lib.server.pacs import pacs_routes
 from lib.server.page import page_routes
 from lib.server.sessions import session_routes
 from lib.server.threads import move_proxy_into_threads, threaded
@@ -38,7 +40,7 @@ def install(api: FastAPI, app: Any) -> None:
         route
         for router in (
             api_routes(app), infer_routes(app), train_routes(app), label_routes(app), image_routes(app),
-            log_routes(app), session_routes(), model_routes(), page_routes(app),
+            log_routes(app), session_routes(), model_routes(), page_routes(app), pacs_routes(app), ohif_routes(),
         )  # fmt: skip
         for route in router.routes
     ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, UploadFile
 
+from lib.errors import RequestError
 from lib.server.inbox import Inbox, Submission
 from lib.server.known import require_image, require_tag
 from lib.server.roles import caller
@@ -61,22 +62,46 @@ class Submissions:
         self.app, self.inbox = app, inbox
         self._lock = threading.Lock()
 
-    def take(self, image_id: str, file: Path, tag: str, params: Mapping[str, Any], author: str) -> dict[str, Any]:
+    def take(
+        self,
+        image_id: str,
+        file: Path,
+        tag: str,
+        params: Mapping[str, Any],
+        author: str,
+        origin: Mapping[str, Any] | None = None,
+        replace: bool = True,
+    ) -> dict[str, Any]:
         """Accept a label and store it.
+
+        Args:
+            image_id: of the scan.
+            file: the label.
+            tag: see `lib.server.known.require_tag`.
+            params: what the client sent with it.
+            author: who made it.
+            origin: where it comes from, if not from a client of this server; kept beside it.
+            replace: whether it may take the place of another label of this tag.
 
         Returns:
             MONAI Label's answer, and what is known about the edit.
 
         Raises:
-            RequestError: it is not a label of this image; one sentence.
+            RequestError: it is not a label of this image; 409, it may not replace the one that is there.
         """
         from lib.labels.accept import accept_label  # here: it imports much, and the server should start quickly
 
         scan = self.app.datastore().get_image_uri(image_id)
         accepted = accept_label(file, scan, self.app.app_conf.labels, params.get("label_info"),
                                 int(self.app.app_conf.max_upload_mb * 1e6))
-        facts = {"image": image_id, "tag": tag, "author": author, "time": time.time(), "params": dict(params)}
+        facts = {"image": image_id, "tag": tag, "author": author, "time": time.time(), "params": dict(params),
+                 "replace": replace, **({"origin": dict(origin)} if origin else {})}
         return self._store(self.inbox.put(accepted.write, facts))
+
+    def wait(self) -> None:
+        """Return when what is being stored at this moment is stored, and noted."""
+        with self._lock:
+            pass
 
     def replay(self) -> int:
         """Store what a killed server had accepted; returns how many."""
@@ -92,17 +117,30 @@ class Submissions:
     def _store(self, submission: Submission) -> dict[str, Any]:
         image_id, tag = submission.facts["image"], submission.facts["tag"]
         with self._lock:  # of two labels of one image the later one counts, whole
+            if not submission.facts.get("replace", True):
+                self._require_place(submission)
             label_id = self.app.datastore().save_label(image_id, str(submission.mask), tag, self._info(submission))
             edit = self._record(submission) if tag == FINAL else {}
             self.inbox.done(submission)
         answer = dict(self.app.on_save_label(image_id, label_id) or {})
         return {**answer, **edit, "image": image_id, "label": label_id}
 
+    def _require_place(self, submission: Submission) -> None:
+        """A label that may not replace another one is dropped, unless it is there already itself."""
+        image_id, tag = submission.facts["image"], submission.facts["tag"]
+        store = self.app.datastore()
+        if tag not in store.get_labels_by_image_id(image_id):
+            return
+        if store.get_label_info(image_id, tag).get("origin") != submission.facts.get("origin"):
+            self.inbox.done(submission)
+            raise RequestError(409, f"The scan {image_id} has a label already.")
+
     def _record(self, submission: Submission) -> dict[str, Any]:
         image_id = submission.facts["image"]
         edit = submission.noted()  # by the server that was stopped, if it came that far
         if edit is None:
-            edit = self.app.provenance.submitted(image_id, submission.mask, submission.facts["author"])
+            edit = self.app.provenance.submitted(image_id, submission.mask, submission.facts["author"],
+                                                 submission.facts.get("origin"))
             submission.note(edit)
         self.app.training.label_saved(image_id)
         self.app.reservations.release(image_id)
@@ -113,4 +151,5 @@ class Submissions:
         indices = self.app.app_conf.label_indices
         named = [{"name": name, "idx": value} for name, value in indices.items()]
         params = {key: value for key, value in submission.facts["params"].items() if key != "label_info"}
-        return {**params, "label_info": named, "author": submission.facts["author"]}
+        origin = {"origin": submission.facts["origin"]} if "origin" in submission.facts else {}
+        return {**params, "label_info": named, "author": submission.facts["author"], **origin}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from lib.errors import RequestError
 from mnseg.errors import UserError
 
 __all__ = [
+    "dicom_scans",
     "import_labels",
     "leave_with_a_sentence",
     "only_server_of",
@@ -60,6 +62,24 @@ def tame_monailabel(conf: AppConf) -> None:
         settings.MONAI_LABEL_SESSION_PATH = str(conf.workspace / "sessions")
     if not settings.MONAI_LABEL_DICOMWEB_CACHE_PATH:
         settings.MONAI_LABEL_DICOMWEB_CACHE_PATH = str(conf.workspace / "dicom")
+
+
+def dicom_scans(conf: AppConf) -> Any:
+    """The datastore of a DICOMweb server.
+
+    Raises:
+        UserError: dcmqi is missing, without which no label could be stored in the server.
+    """
+    from monailabel.config import settings
+
+    from lib.datastores.dicomweb import DicomScans
+    from lib.datastores.pacs import connect
+    from mnseg.data.dicom_seg_write import require_dcmqi
+
+    require_dcmqi()
+    url = conf.studies.rstrip("/")
+    folder = Path(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH) / hashlib.sha256(url.encode()).hexdigest()[:12]
+    return DicomScans(connect(url), folder, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
 
 
 def set_threads(threads: int) -> None:

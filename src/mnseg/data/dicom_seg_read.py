@@ -21,7 +21,15 @@ from mnseg.data.volume_io import open_volume
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 
-__all__ = ["ConvertedLabels", "Segmentation", "convert_segmentations", "match_segments", "read_segmentation"]
+__all__ = [
+    "ConvertedLabels",
+    "Segmentation",
+    "convert_segmentations",
+    "label_of",
+    "match_segments",
+    "read_segmentation",
+    "sound_frames",
+]
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ def label_of(seg: Segmentation, classes: Mapping[int, int], image: Any) -> np.nd
     label = np.zeros(image.shape[:3], np.uint16)
     what = f"segmentation {seg.path}"
     overlaps = 0
-    for position, frame in _sound_frames(seg):
+    for position, frame in sound_frames(seg):
         pixels = np.nonzero(frame)  # rows, columns
         matrix, offset = index_map(LPS_TO_RAS @ position, image.affine, frame.shape[::-1], what)
         places = inside(label.shape, matrix @ np.array(pixels[::-1]) + offset[:, None], what)
@@ -191,8 +199,12 @@ def _explain(paired: Mapping[str, Segmentation], matches: Mapping[str, Mapping[i
     return [f"{named(cases)}: {way}." for way, cases in ways.items()]
 
 
-def _sound_frames(seg: Segmentation) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`_frames`, all of them; pydicom raises many unrelated types where values are damaged."""
+def sound_frames(seg: Segmentation) -> list[tuple[np.ndarray, np.ndarray]]:
+    """All frames of a SEG: index-to-LPS matrix (4, 3) of (column, row), and the segment numbers (rows, columns).
+
+    Raises:
+        UserError: a value is damaged; pydicom raises many unrelated types then.
+    """
     try:
         frames = list(_frames(seg))
     except UserError:

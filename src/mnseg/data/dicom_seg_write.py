@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from mnseg.data.volume_io import open_volume, read_voxels
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 
-__all__ = ["EmptyMaskError", "algorithm_of", "export_masks", "require_dcmqi", "write_dicom_seg"]
+__all__ = ["EmptyMaskError", "Origin", "algorithm_of", "export_masks", "require_dcmqi", "write_dicom_seg"]
 
 NOTICE = "not for diagnosis"
 # Distinct on gray images; viewers use them when a segment is first shown.
@@ -41,12 +42,28 @@ class EmptyMaskError(UserError):
     """A mask without any structure, of which no DICOM SEG can be made."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """How the segments of a DICOM SEG came about.
+
+    kind: DICOM's SegmentAlgorithmType: AUTOMATIC (a model made them), SEMIAUTOMATIC (a person changed what a model
+        made) or MANUAL (a person drew them, and there is no algorithm to name).
+    author: who is responsible for them (ContentCreatorName).
+    series: what the series is called.
+    """
+
+    kind: str = "AUTOMATIC"
+    author: str = "mnseg"
+    series: str = "Segmentation"
+
+
 def write_dicom_seg(
     scan: str | os.PathLike,
     mask: str | os.PathLike,
     output: str | os.PathLike,
     class_names: Sequence[str],
     algorithm: str | None = None,
+    origin: Origin | None = None,
 ) -> Path:
     """Write the mask of a series as DICOM SEG, one binary segment for each class that occurs.
 
@@ -55,16 +72,19 @@ def write_dicom_seg(
         mask: file with whole numbers 0..K-1 on the series' voxels; axis order and directions may differ.
         output: the file to write.
         class_names: names of the K classes, the background first; see `code_of` for the terms they are given.
-        algorithm: name and version of the model; default: what inference.json wrote into the mask's header.
+        algorithm: name and version of the model; default: what inference.json wrote into the mask's header. A MANUAL
+            segmentation has none.
+        origin: whose it is; default: the model's own.
 
     Raises:
         EmptyMaskError: the mask has background only.
         UserError: the series or mask cannot be used, they do not fit, or dcmqi or highdicom is missing.
     """
+    origin = origin or Origin()
     series = inspect_series(scan)
     tool = None if series.multi_frame else require_dcmqi()
     volume = open_volume(mask)
-    algorithm = algorithm or algorithm_of(volume, mask)
+    algorithm = None if origin.kind == "MANUAL" else algorithm or algorithm_of(volume, mask)
     label = _whole_label(read_voxels(volume, mask), mask, len(class_names))
     label = label_onto_grid(label, volume.affine, series.shape, series.affine, f"mask {mask}")
     present = [int(value) for value in np.unique(label) if value]
@@ -74,11 +94,14 @@ def write_dicom_seg(
         from mnseg.data.dicom_seg_multi_frame import multi_frame_seg
 
         names = {value: class_names[value] for value in present}
-        return atomic_write(output, multi_frame_seg(series, label, names, algorithm, NOTICE).save_as)
-    segments = [_segment(value, class_names[value], algorithm) for value in present]
+        made = multi_frame_seg(series, label, names, algorithm, NOTICE, origin.kind, _person_name(origin.author),
+                               _title(origin))
+        return atomic_write(output, made.save_as)
+    segments = [_segment(value, class_names[value], origin.kind) for value in present]
     with tempfile.TemporaryDirectory() as work:
         draft = _run_dcmqi(tool, series, label, segments, Path(work))
-        return atomic_write(output, lambda temporary: _finish(draft, temporary, algorithm))
+        names = [class_names[value] for value in present]
+        return atomic_write(output, lambda temporary: _finish(draft, temporary, series, names, algorithm, origin))
 
 
 def export_masks(images: Iterable[Any], output_dir: str | os.PathLike, class_names: Sequence[str]) -> list[Path]:
@@ -139,15 +162,14 @@ def _whole_label(voxels: np.ndarray, path: str | os.PathLike, num_classes: int) 
     return voxels.astype(np.uint16)
 
 
-def _segment(value: int, name: str, algorithm: str) -> dict[str, Any]:
-    """One entry of dcmqi's segmentAttributes."""
+def _segment(value: int, name: str, kind: str) -> dict[str, Any]:
+    """One entry of dcmqi's segmentAttributes. Names come later, by `_finish`: dcmqi takes only ASCII."""
     code = code_of(name)
     segment = {
         "labelID": value,
-        "SegmentLabel": name[:64],
-        "SegmentDescription": f"{name}, {NOTICE}",
-        "SegmentAlgorithmType": "AUTOMATIC",
-        "SegmentAlgorithmName": algorithm[:64],
+        "SegmentLabel": f"segment {value}",
+        "SegmentAlgorithmType": kind,
+        **({} if kind == "MANUAL" else {"SegmentAlgorithmName": "mnseg"}),
         "SegmentedPropertyCategoryCodeSequence": code.category.as_dcmqi(),
         "SegmentedPropertyTypeCodeSequence": code.kind.as_dcmqi(),
         "recommendedDisplayRGBValue": list(COLORS[(value - 1) % len(COLORS)]),
@@ -166,7 +188,7 @@ def _run_dcmqi(tool: str, series: DicomSeries, label: np.ndarray, segments: list
         "ContentCreatorName": "mnseg",
         "ClinicalTrialSeriesID": "none",
         "ClinicalTrialTimePointID": "none",
-        "SeriesDescription": f"Segmentation, {NOTICE}",
+        "SeriesDescription": "Segmentation",
         "SeriesNumber": "300",
         "InstanceNumber": "1",
         "BodyPartExamined": "",
@@ -188,11 +210,29 @@ def _run_dcmqi(tool: str, series: DicomSeries, label: np.ndarray, segments: list
     return work / "seg.dcm"
 
 
-def _finish(draft: Path, output: Path, algorithm: str) -> None:
-    """Say what made the segmentation where dcmqi names itself or nothing."""
+def _title(origin: Origin) -> str:
+    return f"{origin.series[:44]}, {NOTICE}"
+
+
+def _person_name(text: str) -> str:
+    """As a value of DICOM's type PN, in which some characters divide names."""
+    return " ".join("".join(" " if sign in "\\=" or not sign.isprintable() else sign for sign in text).split())[:64]
+
+
+def _finish(
+    draft: Path, output: Path, series: DicomSeries, names: Sequence[str], algorithm: str | None, origin: Origin
+) -> None:
+    """Say what is segmented, and what made it, where dcmqi names itself or nothing."""
     import pydicom
 
     dataset = pydicom.dcmread(draft)
+    _in_unicode(dataset, series)
+    for segment, name in zip(dataset.SegmentSequence, names, strict=True):
+        segment.SegmentLabel, segment.SegmentDescription = name[:64], f"{name}, {NOTICE}"
+        if algorithm:
+            segment.SegmentAlgorithmName = algorithm[:64]
+    algorithm = algorithm or f"mnseg {__version__}"
+    dataset.ContentCreatorName, dataset.SeriesDescription = _person_name(origin.author), _title(origin)
     dataset.ContentLabel = "SEGMENTATION"
     dataset.ContentDescription = f"{algorithm}; {NOTICE}"[:64]
     dataset.Manufacturer = "mnseg"
@@ -206,3 +246,14 @@ def _finish(draft: Path, output: Path, algorithm: str) -> None:
             for source in derivation.SourceImageSequence:
                 source.SpatialLocationsPreserved = "YES"  # so readers may go by the source slices alone
     dataset.save_as(output)
+
+
+def _in_unicode(dataset: Any, series: DicomSeries) -> None:
+    """Texts that dcmqi copied from the series byte by byte: read in the series' character set, written as UTF-8."""
+    import pydicom
+
+    source = pydicom.dcmread(series.files[0], stop_before_pixels=True, specific_tags=["SpecificCharacterSet"])
+    if charset := source.get("SpecificCharacterSet"):
+        dataset.SpecificCharacterSet = charset
+    dataset.decode()
+    dataset.SpecificCharacterSet = "ISO_IR 192"

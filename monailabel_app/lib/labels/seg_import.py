@@ -1,0 +1,225 @@
+"""Segmentations that a viewer stored in the DICOM server become labels, by rules that leave nothing to chance.
+
+A SEG that refers to a known series is taken when a person made it (`lib.labels.seg_source`), its segments have the
+names of the server's labels, and the scan has no final label yet. Over a final label it waits for a decision. What
+equals a mask that was served, or the label that is there, is nothing new. Each SEG is judged once, and why is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from lib.datastores.pacs import PacsError, Series
+from lib.errors import RequestError
+from lib.labels.seg_journal import SegJournal
+from lib.labels.seg_source import facts_of, is_ours, why_not_a_label
+from lib.labels.segments import class_values, classes_of
+from mnseg.errors import UserError
+
+__all__ = ["SegImport"]
+
+FINAL = "final"
+
+logger = logging.getLogger(__name__)
+
+
+class SegImport:
+    """Looks at the segmentations of the DICOM server.
+
+    Args:
+        app: has ``datastore()`` (`lib.datastores.dicomweb.DicomScans`), ``app_conf``, ``provenance``, ``submissions``.
+        journal: what was looked at.
+    """
+
+    def __init__(self, app: Any, journal: SegJournal) -> None:
+        self.app, self.journal = app, journal
+        self._counts: dict[str, int] = {}  # objects of every series of segmentations when all were settled
+        self._lock = threading.Lock()
+
+    @property
+    def pacs(self) -> Any:
+        return self.app.datastore().pacs
+
+    def run(self) -> list[dict[str, Any]]:
+        """Look at what is new; returns the entries that were written.
+
+        Raises:
+            PacsError: the server does not answer.
+        """
+        with self._lock:
+            written: list[dict[str, Any]] = []
+            for series in sorted(self.pacs.segmentations(), key=lambda series: (series.date, series.time, series.uid)):
+                if series.files is not None and self._counts.get(series.uid) == series.files:
+                    continue
+                is_done = self._look_through(series, written)
+                if is_done and series.files is not None:
+                    self._counts[series.uid] = series.files
+            return written
+
+    def accept(self, uid: str, by: str) -> dict[str, Any]:
+        """Let a pending SEG replace the scan's label.
+
+        Raises:
+            RequestError: 404, nothing of this UID is pending; 4xx, it cannot be used any more.
+        """
+        with self._lock, tempfile.TemporaryDirectory(prefix="mnseg-seg-") as work:
+            entry = self._pending(uid)
+            path = self.pacs.fetch(entry["study"], entry["series"], uid, Path(work) / f"{uid}.dcm")
+            try:
+                seg = _read(path)
+                mask = self._mask(seg, entry["image"], Path(work))
+            except UserError as error:
+                raise RequestError(422, _sentence(error, path)) from error
+            self._take(entry, mask, replace=True)
+            return self.journal.record(uid, "taken", f"{by} let it replace the label that was there.", by=by)
+
+    def reject(self, uid: str, by: str) -> dict[str, Any]:
+        """Leave the scan's label as it is.
+
+        Raises:
+            RequestError: 404, nothing of this UID is pending.
+        """
+        with self._lock:
+            self._pending(uid)
+            return self.journal.record(uid, "rejected", f"{by} decided against it.", by=by)
+
+    def _pending(self, uid: str) -> dict[str, Any]:
+        entry = self.journal.get(uid)
+        if entry is None or entry["state"] != "pending":
+            raise RequestError(404, f"No segmentation {uid[:80]!r} waits for a decision.")
+        return entry
+
+    # ---------------------------------------------------------------- new ones
+
+    def _look_through(self, series: Series, written: list[dict[str, Any]]) -> bool:
+        """Whether every object of the series is settled now."""
+        is_done = True
+        for uid in self.pacs.instances(series):
+            if self.journal.is_settled(uid) or self._still_waits(uid):
+                is_done = is_done and self.journal.is_settled(uid)
+                continue
+            try:
+                entry = self._judge(series, uid)
+            except PacsError:
+                raise
+            except OSError as error:  # a full disk; it may be better the next time
+                logger.warning("the segmentation %s cannot be looked at now: %s", uid, error)
+                is_done = False
+                continue
+            written.append(entry)
+            log = logger.info if entry["state"] in ("taken", "ours") else logger.warning
+            log("the segmentation %s (%s): %s. %s", uid, entry.get("description", ""), entry["state"], entry["reason"])
+            is_done = is_done and self.journal.is_settled(uid)
+        return is_done
+
+    def _still_waits(self, uid: str) -> bool:
+        entry = self.journal.get(uid)
+        if entry is None:
+            return False
+        return entry["state"] == "pending" or entry.get("image") not in self.app.datastore().list_images()
+
+    def _judge(self, series: Series, uid: str) -> dict[str, Any]:
+        place = {"study": series.study, "series": series.uid}
+        with tempfile.TemporaryDirectory(prefix="mnseg-seg-") as work:
+            path = self.pacs.fetch(series.study, series.uid, uid, Path(work) / f"{uid}.dcm")
+            try:
+                seg = _read(path)
+            except UserError as error:
+                return self.journal.record(uid, "unreadable", _sentence(error, path), **place)
+            facts = {**place, **facts_of(seg.dataset), "image": seg.series_uid}
+            state, reason = self._decide(uid, seg, facts, Path(work))
+            return self.journal.record(uid, state, reason, **facts)
+
+    def _decide(self, uid: str, seg: Any, facts: Mapping[str, Any], work: Path) -> tuple[str, str]:
+        """The state of a SEG and why; one that can be taken is."""
+        if is_ours(seg.dataset):
+            return "ours", "It was written by this program."
+        if why := why_not_a_label(seg.dataset, self.app.app_conf.seg_sources):
+            return "ignored", why
+        image = seg.series_uid
+        if not image:
+            return "refused", "It does not say which series it segments."
+        if image not in self.app.datastore().list_images():
+            return "no scan", f"It segments the series {image[:80]}, which is not among the studies of this server."
+        try:
+            mask = self._mask(seg, image, work)
+            if why := self._nothing_new(image, mask):
+                return "ignored", why
+            if image in self.app.datastore().get_labeled_images():
+                return "pending", self._why_pending(image)
+            self._take({"uid": uid, "image": image, **facts}, mask, replace=False)
+        except UserError as error:
+            return "refused", _sentence(error, seg.path)
+        except PacsError:
+            raise
+        except RequestError as error:
+            if error.status == 409 and image in self.app.datastore().get_labeled_images():
+                return "pending", self._why_pending(image)  # somebody was quicker
+            return "refused", error.sentence
+        return "taken", f"It is the label of the scan now, drawn by {facts['author']}."
+
+    def _mask(self, seg: Any, image: str, work: Path) -> Path:
+        """The SEG as a file with the server's classes on the grid of its scan.
+
+        Raises:
+            UserError, RequestError: it cannot be brought there.
+        """
+        from lib.labels.seg_grid import numbers_on_grid
+        from mnseg.data.volume_io import open_volume
+
+        scan = open_volume(self.app.datastore().get_image_uri(image))
+        numbers = numbers_on_grid(seg, scan)
+        classes = class_values(self.app.app_conf.labels)
+        mapping = classes_of([int(value) for value in np.unique(numbers) if value], classes, seg.labels, None)
+        mask = np.zeros(numbers.shape, np.uint8)
+        for number, value in mapping.items():
+            mask[numbers == number] = value
+        path = work / "label.nii.gz"
+        nifti = nib.Nifti1Image(mask, scan.affine)
+        nifti.set_qform(scan.affine, code=1)
+        nifti.set_sform(scan.affine, code=1)
+        nib.save(nifti, path)
+        return path
+
+    def _nothing_new(self, image: str, mask: Path) -> str:
+        """Why a mask need not be taken: it is our own coming back, or the label that the scan has."""
+        from mnseg.data.volume_io import content_digest
+
+        if version := self.app.provenance.was_served(image, mask):
+            return f"It equals the mask of mnseg {version} voxel for voxel: nobody has changed it."
+        store = self.app.datastore()
+        if image in store.get_labeled_images():
+            label = store.get_label_uri(image, FINAL)
+            if label and content_digest(label) == content_digest(mask):
+                return "It equals the label that the scan has."
+        return ""
+
+    def _why_pending(self, image: str) -> str:
+        info = self.app.datastore().get_label_info(image, FINAL)
+        return (f"The scan has a final label, by {info.get('author', 'unknown')}: accept this one to replace it, or "
+                "reject it.")
+
+    def _take(self, entry: Mapping[str, Any], mask: Path, replace: bool) -> None:
+        origin = {"kind": "DICOM SEG", **{key: entry.get(key, "") for key in
+                                          ("uid", "series", "study", "made", "program", "description")}}
+        self.app.submissions.take(entry["image"], mask, FINAL, {}, entry["author"], origin=origin, replace=replace)
+
+
+def _read(path: Path) -> Any:
+    from mnseg.data.dicom_seg_read import read_segmentation
+
+    return read_segmentation(path)
+
+
+def _sentence(error: Exception, path: str | Path) -> str:
+    """Without the place of a temporary file."""
+    text = str(error).replace(str(path), "The segmentation")
+    return text[:1].upper() + text[1:]

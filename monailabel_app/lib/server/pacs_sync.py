@@ -1,0 +1,84 @@
+"""The thread that keeps the server's labels and the DICOM server's segmentations together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from lib.durable import utc
+from lib.errors import RequestError
+from lib.labels.seg_export import SegExport
+from lib.labels.seg_import import SegImport
+from lib.labels.seg_journal import SegJournal
+
+__all__ = ["PacsSync"]
+
+logger = logging.getLogger(__name__)
+
+
+class PacsSync:
+    """Stores owed labels and looks for new segmentations: every ``seg_interval`` seconds, when a label is saved, and
+    when somebody asks.
+
+    Args:
+        app: with a `lib.datastores.dicomweb.DicomScans`.
+        interval: seconds.
+    """
+
+    def __init__(self, app: Any, interval: float) -> None:
+        self.app, self.interval = app, interval
+        self.journal = SegJournal(app.app_conf.workspace / "segs.jsonl")
+        self.imports, self.exports = SegImport(app, self.journal), SegExport(app, self.journal)
+        self.fault, self.looked = "", ""
+        self._wake, self._turn = threading.Event(), threading.Lock()
+
+    def start(self) -> None:
+        """Begin to work."""
+        threading.Thread(target=self._work, name="pacs", daemon=True).start()
+
+    def wake(self) -> None:
+        """Work now and not at the next turn; returns at once."""
+        self._wake.set()
+
+    def now(self) -> list[dict[str, Any]]:
+        """Store and look at once; returns what was found.
+
+        Raises:
+            PacsError: the server does not answer.
+        """
+        with self._turn:
+            try:
+                self.exports.run()
+                found = self.imports.run()
+            except RequestError as error:
+                if not self.fault:
+                    logger.warning("%s Labels wait here until it does.", error.sentence)
+                self.fault = error.sentence
+                raise
+            if self.fault:
+                logger.info("the DICOM server answers again")
+            self.fault, self.looked = "", utc(self.journal.clock())
+            return found
+
+    def status(self) -> dict[str, Any]:
+        """What the page shows."""
+        return {
+            "server": self.app.datastore().pacs.url,
+            "fault": self.fault,
+            "looked": self.looked,
+            "owed": sorted(self.app.datastore().owed()),
+            "pending": self.journal.all("pending"),
+            "reports": self.journal.all("taken", "rejected", "ignored", "refused", "unreadable", "no scan")[-50:],
+        }
+
+    def _work(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                self.now()
+            except RequestError:
+                pass  # told once, and tried again
+            except Exception:
+                logger.exception("looking for segmentations goes on after an error")
+            self._wake.wait(self.interval)

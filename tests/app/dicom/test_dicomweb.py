@@ -1,0 +1,167 @@
+"""Scans of a DICOM server: listed from there, fetched once, labels kept here."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_phantoms import OBLIQUE, ball
+from lib.datastores.pacs import PacsError
+from lib.errors import RequestError
+from lib.trainers.datalist import final_label, known_scans
+
+from mnseg.data.volume_io import open_volume
+
+
+def test_a_scan_is_a_file_on_the_grid_of_its_series(fresh):
+    image = nib.load(fresh.store.get_image_uri(fresh.one))
+    series = open_volume(fresh.pacs.root / fresh.one)
+    assert np.array_equal(image.dataobj, ball("a")[0]) and image.get_data_dtype() == np.int16
+    assert np.allclose(image.affine, series.affine, atol=1e-4)
+    assert np.allclose(image.get_qform(), image.affine, atol=1e-4)
+    # Rows along (0.8, 0.6, 0), columns downwards; LPS becomes RAS.
+    assert np.allclose(image.affine[:3, 0], [-0.8, -0.6, 0], atol=1e-5)
+    assert np.allclose(image.affine[:3, 1], [0, 0, -1], atol=1e-5)
+    assert np.allclose(image.affine[:3, 3], [20, 30, 40], atol=1e-4)
+
+
+def test_nothing_is_fetched_before_it_is_asked_for_and_then_once(fresh):
+    assert set(fresh.store.list_images()) == {fresh.one, fresh.two}
+    assert fresh.store.get_image_info(fresh.one)["PatientID"] == "patient of a"
+    assert fresh.store.json()["objects"].keys() == {fresh.one, fresh.two} and fresh.pacs.fetched == []
+    readers = [threading.Thread(target=fresh.store.get_image_uri, args=(fresh.one,)) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert fresh.pacs.fetched == [fresh.one]
+    fresh.open()
+    assert fresh.store.get_image_uri(fresh.one) and fresh.pacs.fetched == [fresh.one]
+
+
+def test_the_list_is_asked_for_every_ten_seconds_at_most(fresh):
+    fresh.store.list_images(), fresh.store.status(), fresh.store.get_unlabeled_images()
+    assert fresh.pacs.asked == 1
+    new = fresh.pacs.add("c")
+    assert new not in fresh.store.list_images()
+    fresh.clock.now = 10
+    assert new in fresh.store.list_images() and fresh.pacs.asked == 2
+
+
+def test_a_server_that_does_not_answer_takes_nothing_away(fresh):
+    fresh.submit(fresh.one, fresh.mask(fresh.one))
+    fresh.pacs.is_down, fresh.clock.now = True, 100
+    assert set(fresh.store.list_images()) == {fresh.one, fresh.two} and "does not answer" in fresh.store.unreachable
+    assert fresh.store.get_labeled_images() == [fresh.one]
+    with pytest.raises(PacsError):
+        fresh.store.get_image_uri(fresh.two)
+    fresh.open()
+    assert fresh.store.get_labeled_images() == [fresh.one] and fresh.store.get_unlabeled_images() == [fresh.two]
+    fresh.pacs.is_down, fresh.clock.now = False, 200
+    assert fresh.store.get_image_uri(fresh.two) and fresh.store.unreachable == ""
+
+
+def test_nobody_waits_for_a_server_that_hangs(fresh, monkeypatch):
+    fresh.store.list_images()
+    go_on = threading.Event()
+    monkeypatch.setattr("lib.datastores.dicomweb.PATIENCE", 0.05)
+    monkeypatch.setattr(fresh.pacs, "series", lambda wanted: go_on.wait(20) and [])
+    fresh.clock.now = 20
+    for _ in range(3):
+        assert set(fresh.store.list_images()) == {fresh.one, fresh.two}
+    go_on.set()
+    while fresh.store.list_images():
+        pass
+
+
+def test_without_any_list_the_answer_says_why(tmp_path, fresh):
+    from lib.datastores.dicomweb import DicomScans
+
+    fresh.pacs.is_down = True
+    with pytest.raises(PacsError, match="does not answer") as caught:
+        DicomScans(fresh.pacs, tmp_path / "other", {"Modality": "MR"}).list_images()
+    assert caught.value.status == 503
+
+
+def test_a_series_that_is_no_volume_is_left_out_until_it_has_other_files(bench):
+    voxels, _ = ball("d")
+    broken = bench.pacs.add_voxels("d", voxels)
+    gap = sorted((bench.pacs.root / broken).iterdir(), key=lambda path: int(_number(path)))[7]
+    content = gap.read_bytes()
+    gap.unlink()
+    with pytest.raises(RequestError, match="cannot be used") as caught:
+        bench.store.get_image_uri(broken)
+    assert caught.value.status == 422 and str(bench.root) not in caught.value.sentence
+    assert broken not in bench.store.list_images() and broken in bench.store.status()["unusable"]
+    bench.open()
+    assert broken not in bench.store.list_images()
+    gap.write_bytes(content)
+    bench.clock.now = 50
+    assert broken in bench.store.list_images()
+    assert np.array_equal(nib.load(bench.store.get_image_uri(broken)).dataobj, voxels)
+
+
+def _number(path):
+    import pydicom
+
+    return pydicom.dcmread(path).InstanceNumber
+
+
+def test_a_series_that_grew_is_fetched_anew_unless_it_is_labeled(bench):
+    voxels, _ = ball("e")
+    growing = bench.pacs.add_voxels("e", voxels)
+    last = max((bench.pacs.root / growing).iterdir(), key=lambda path: int(_number(path)))
+    content = last.read_bytes()
+    last.unlink()
+    assert nib.load(bench.store.get_image_uri(growing)).shape == (24, 24, 23)
+    last.write_bytes(content)
+    bench.clock.now = 20
+    assert nib.load(bench.store.get_image_uri(growing)).shape == (24, 24, 24)
+    bench.submit(growing, bench.mask(growing))
+    last.unlink()
+    bench.clock.now = 40
+    assert nib.load(bench.store.get_image_uri(growing)).shape == (24, 24, 24)
+
+
+def test_training_finds_patients_images_and_labels(bench):
+    bench.submit(bench.one, bench.mask(bench.one))
+    scans = {scan.case: scan for scan in known_scans(bench.store, "", ())}
+    assert scans[bench.one].patient == "patient of a" and scans[bench.one].labeled and not scans[bench.two].labeled
+    assert np.array_equal(nib.load(final_label(bench.store, bench.one)).dataobj, bench.mask(bench.one))
+
+
+def test_scans_are_neither_added_nor_removed_here(bench, tmp_path):
+    for change in (lambda: bench.store.add_image("x", "x.nii.gz", {}), lambda: bench.store.remove_image(bench.one)):
+        with pytest.raises(RequestError, match="DICOMweb server"):
+            change()
+
+
+def test_an_unknown_image_has_no_file(bench):
+    assert bench.store.get_image_uri("1.2.3") == "" and bench.store.get_image_uri("../work/x") == ""
+    with pytest.raises(RequestError, match="no series"):
+        bench.store.series_folder("1.2.3")
+
+
+def test_half_a_copy_of_a_killed_server_is_removed(bench):
+    (bench.root / "cache" / f".{bench.one}.abc").mkdir(parents=True)
+    bench.open()
+    assert not (bench.root / "cache" / f".{bench.one}.abc").exists()
+
+
+def test_a_broken_list_is_asked_for_anew(bench):
+    bench.store.list_images()
+    (bench.root / "cache" / "series.json").write_text(json.dumps([{"uid": 3}]))
+    bench.open()
+    assert set(bench.store.list_images()) == {bench.one, bench.two}
+
+
+def test_oblique_labels_come_back_where_they_were(bench):
+    """Through a SEG and back, on a series whose axes are not those of the patient."""
+    assert bench.store.get_image_uri(bench.one) and OBLIQUE[1]
+    mask = bench.mask(bench.one)
+    bench.draw(bench.one, mask)
+    bench.sync.now()
+    assert np.array_equal(bench.label(bench.one), mask)

@@ -1,0 +1,371 @@
+"""Which segmentations become labels, which do not, and what is said of them."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from dicom_bench import LABELS
+from lib.durable import read_json_lines
+from lib.errors import RequestError
+
+
+def test_a_drawn_one_becomes_a_label(bench):
+    mask = bench.mask(bench.one)
+
+    def edit(dataset):
+        dataset.ContentCreatorName = "Doe^Jane"
+        dataset.SeriesDescription = "by hand"
+
+    uid = bench.draw(bench.one, mask, edit=edit)
+    assert [entry["state"] for entry in bench.sync.now()] == ["taken"]
+    assert np.array_equal(bench.label(bench.one), mask) and bench.saved == [bench.one]
+    line = read_json_lines(bench.root / "work" / "labels.jsonl")[-1]
+    assert line["author"] == "Doe Jane" and line["origin"]["uid"] == uid and line["origin"]["description"] == "by hand"
+    info = bench.store.get_label_info(bench.one, "final")
+    assert info["author"] == "Doe Jane" and info["origin"]["kind"] == "DICOM SEG" and info["seg"]["state"] == "not owed"
+
+
+def test_it_is_taken_once_even_by_another_server_process(bench):
+    bench.draw(bench.one, bench.mask(bench.one))
+    bench.sync.now()
+    fetched = list(bench.pacs.fetched)
+    assert bench.sync.now() == []
+    bench.open()
+    assert bench.sync.now() == [] and bench.saved == []
+    assert [uid for uid in bench.pacs.fetched if uid not in fetched] == []
+
+
+def test_a_kill_between_label_and_journal_takes_it_no_second_time(bench, monkeypatch):
+    uid = bench.draw(bench.one, bench.mask(bench.one))
+    monkeypatch.setattr(bench.sync.journal, "record", lambda *args, **facts: (_ for _ in ()).throw(SystemError))
+    with pytest.raises(SystemError):
+        bench.sync.now()
+    bench.open()
+    bench.sync.now()
+    assert bench.states[uid] == "ignored" and "equals the label" in bench.reason(uid) and bench.saved == []
+
+
+def test_segments_go_by_names(bench):
+    mask = bench.mask(bench.one)
+    swapped = np.choose(mask, [0, 2, 1]).astype(np.uint8)
+    bench.draw(bench.one, swapped, names=("Right_Organ", "LEFT  organ"))
+    bench.sync.now()
+    assert np.array_equal(bench.label(bench.one), mask)
+
+
+def test_unknown_names_are_refused_with_those_expected(bench):
+    uid = bench.draw(bench.one, (bench.mask(bench.one) == 1).astype(np.uint8), names=("Segment 1",))
+    bench.sync.now()
+    assert bench.states[uid] == "refused" and bench.store.get_labeled_images() == []
+    assert "Segment 1" in bench.reason(uid) and "1 (left organ), 2 (right organ)" in bench.reason(uid)
+
+
+def test_a_segment_that_nobody_painted_may_have_any_name(bench):
+    mask = (bench.mask(bench.one) == 1).astype(np.uint8)
+
+    def edit(dataset):
+        more = pydicom.Dataset()
+        more.SegmentNumber, more.SegmentLabel, more.SegmentAlgorithmType = 2, "Segment 2", "MANUAL"
+        dataset.SegmentSequence.append(more)
+
+    uid = bench.draw(bench.one, mask, names=("left organ",), edit=edit)
+    bench.sync.now()
+    assert bench.states[uid] == "taken" and np.array_equal(bench.label(bench.one), mask)
+
+
+@pytest.mark.parametrize(("kinds", "state"), [
+    (("MANUAL", "SEMIAUTOMATIC"), "taken"), (("SEMIAUTOMATIC", "SEMIAUTOMATIC"), "taken"),
+    (("AUTOMATIC", "AUTOMATIC"), "ignored"), (("MANUAL", "AUTOMATIC"), "ignored"), (("", "MANUAL"), "ignored"),
+])  # fmt: skip
+def test_only_what_a_person_made_counts(bench, kinds, state):
+    def edit(dataset):
+        for segment, kind in zip(dataset.SegmentSequence, kinds, strict=True):
+            segment.SegmentAlgorithmType = kind
+        dataset.Manufacturer = "Other AI"
+
+    uid = bench.draw(bench.one, bench.mask(bench.one), edit=edit)
+    bench.sync.now()
+    assert bench.states[uid] == state
+    if state == "ignored":
+        assert "Other AI" in bench.reason(uid) and bench.store.get_labeled_images() == []
+
+
+@pytest.mark.parametrize("key", ["Manufacturer", "ManufacturerModelName", "SeriesDescription"])
+def test_trusted_programs_count(bench, key):
+    def edit(dataset):
+        for segment in dataset.SegmentSequence:
+            segment.SegmentAlgorithmType = "AUTOMATIC"
+        setattr(dataset, key, "Good AI")
+
+    bench.open(seg_sources=("good ai",))
+    uid = bench.draw(bench.one, bench.mask(bench.one), edit=edit)
+    bench.sync.now()
+    assert bench.states[uid] == "taken"
+
+
+def test_what_this_program_wrote_never_counts(bench):
+    def edit(dataset):
+        dataset.Manufacturer = "mnseg"
+
+    bench.open(seg_sources=("mnseg",))
+    uid = bench.draw(bench.one, bench.mask(bench.one), edit=edit)
+    bench.sync.now()
+    assert bench.states[uid] == "ours" and bench.store.get_labeled_images() == []
+
+
+def test_over_a_final_label_a_person_decides(bench):
+    ours, theirs = bench.mask(bench.one), bench.mask(bench.one, shift=2)
+    bench.submit(bench.one, ours)
+    uid = bench.draw(bench.one, theirs)
+    bench.sync.now()
+    assert bench.states[uid] == "pending" and "by anna" in bench.reason(uid)
+    assert np.array_equal(bench.label(bench.one), ours)
+    assert [entry["uid"] for entry in bench.sync.status()["pending"]] == [uid]
+    bench.open()
+    assert bench.sync.now() == [] and bench.states[uid] == "pending"
+    bench.sync.imports.accept(uid, "berta")
+    assert np.array_equal(bench.label(bench.one), theirs) and bench.states[uid] == "taken"
+    assert "berta" in bench.reason(uid) and bench.saved == [bench.one]
+    with pytest.raises(RequestError, match="waits for a decision"):
+        bench.sync.imports.accept(uid, "berta")
+
+
+def test_a_rejected_one_stays_out(bench):
+    bench.submit(bench.one, bench.mask(bench.one))
+    uid = bench.draw(bench.one, bench.mask(bench.one, shift=2))
+    bench.sync.now()
+    bench.sync.imports.reject(uid, "berta")
+    bench.open()
+    bench.sync.now()
+    assert bench.states[uid] == "rejected" and np.array_equal(bench.label(bench.one), bench.mask(bench.one))
+
+
+def test_of_two_new_ones_the_second_waits(bench):
+    first = bench.draw(bench.one, bench.mask(bench.one), edit=_at("100000"))
+    second = bench.draw(bench.one, bench.mask(bench.one, shift=1), edit=_at("110000"))
+    bench.sync.now()
+    assert sorted(bench.states[uid] for uid in (first, second)) == ["pending", "taken"]
+
+
+def _at(time):
+    def edit(dataset):
+        dataset.SeriesTime = dataset.ContentTime = time
+
+    return edit
+
+
+def test_somebody_who_is_quicker_is_not_overwritten(bench, monkeypatch):
+    """A label that arrives after the look at the datastore and before the SEG is stored."""
+    uid = bench.draw(bench.one, bench.mask(bench.one, shift=1))
+    nothing_new = bench.sync.imports._nothing_new
+
+    def meanwhile(image, mask):
+        answer = nothing_new(image, mask)
+        monkeypatch.setattr(bench.store, "get_labeled_images", lambda *args: [])
+        return answer
+
+    monkeypatch.setattr(bench.sync.imports, "_nothing_new", meanwhile)
+    bench.submit(bench.one, bench.mask(bench.one))
+    take = bench.app.submissions.take
+
+    def taken(*args, **kwargs):
+        try:
+            return take(*args, **kwargs)
+        finally:
+            monkeypatch.undo()
+
+    monkeypatch.setattr(bench.app.submissions, "take", taken)
+    bench.sync.now()
+    assert bench.states[uid] == "pending" and np.array_equal(bench.label(bench.one), bench.mask(bench.one))
+    assert bench.app.submissions.inbox.waiting() == []
+
+
+def test_a_served_mask_that_comes_back_unchanged_is_no_label(bench):
+    mask = bench.mask(bench.one)
+    bench.app.provenance.served(bench.one, bench.file(bench.one, mask), "0007")
+    same = bench.draw(bench.one, mask)
+    bench.sync.now()
+    assert bench.states[same] == "ignored" and "mnseg 0007" in bench.reason(same)
+    changed = mask.copy()
+    changed[4, 5, 6] = 0
+    edited = bench.draw(bench.one, changed)
+    bench.sync.now()
+    assert bench.states[edited] == "taken"
+    facts = bench.app.provenance.of(bench.one)
+    assert facts["edited_voxels"] == 1 and facts["served"] == "0007" and not facts["unedited"]
+
+
+def test_a_scan_that_comes_later_gets_its_label_then(bench):
+    three = bench.pacs.add("c")
+    bench.clock.now = 20
+    uid = bench.draw(three, bench.mask(three))
+    away = bench.root / "away"
+    (bench.pacs.root / three).rename(away)
+    bench.clock.now = 40
+    bench.sync.now()
+    assert bench.states[uid] == "no scan"
+    fetched = bench.pacs.fetched.count(uid)
+    bench.sync.now()
+    assert bench.pacs.fetched.count(uid) == fetched
+    away.rename(bench.pacs.root / three)
+    bench.clock.now = 60
+    bench.sync.now()
+    assert bench.states[uid] == "taken" and bench.store.get_labeled_images() == [three]
+
+
+def test_one_that_cannot_be_read_is_told_once(bench, caplog):
+    path = bench.seg(bench.one, bench.mask(bench.one))
+    dataset = pydicom.dcmread(path)
+    del dataset.SegmentSequence
+    dataset.save_as(path)
+    uid = bench.pacs.send(path)
+    bench.sync.now(), bench.sync.now()
+    assert bench.states[uid] == "unreadable" and bench.pacs.fetched.count(uid) == 1
+    assert caplog.text.count("cannot be read as DICOM SEG") == 1 and "/tmp" not in bench.reason(uid)
+
+
+def test_faulty_ones_are_refused_with_a_reason(bench):
+    def overlapping(dataset):
+        frames = dataset.PerFrameFunctionalGroupsSequence
+        other = next(f for f in frames if f.SegmentIdentificationSequence[0].ReferencedSegmentNumber == 2)
+        first = next(f for f in frames if f.SegmentIdentificationSequence[0].ReferencedSegmentNumber == 1)
+        first.PlanePositionSequence = other.PlanePositionSequence
+        dataset.PixelData = b"\xff" * len(dataset.PixelData)
+
+    def unreferenced(dataset):
+        del dataset.ReferencedSeriesSequence
+
+    def elsewhere(dataset):
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            position = frame.PlanePositionSequence[0].ImagePositionPatient
+            frame.PlanePositionSequence[0].ImagePositionPatient = [position[0] + 500, *position[1:]]
+
+    found = {}
+    for edit in (overlapping, unreferenced, elsewhere):
+        found[edit.__name__] = bench.draw(bench.one, bench.mask(bench.one), edit=edit)
+    bench.sync.now()
+    assert {bench.states[uid] for uid in found.values()} == {"refused"}
+    assert "overlap" in bench.reason(found["overlapping"])
+    assert "which series" in bench.reason(found["unreferenced"])
+    assert "beyond the scan" in bench.reason(found["elsewhere"])
+
+
+def test_another_grid_is_resampled(bench):
+    """Drawn on voxels of half the size along the rows: each voxel of the scan gets what lies at its center."""
+    two = bench.store.get_image_uri(bench.two)
+    affine, mask = nib.load(two).affine, (bench.mask(bench.two) == 1).astype(np.uint8)
+
+    def finer(dataset):
+        size = int(dataset.Columns)
+        bits = pydicom.pixel_data_handlers.numpy_handler.unpack_bits(dataset.PixelData)
+        frames = bits[: int(dataset.NumberOfFrames) * size * size].reshape(-1, size, size)
+        doubled = np.repeat(frames, 2, axis=2)
+        dataset.Columns = 2 * size
+        dataset.PixelData = np.packbits(doubled.ravel(), bitorder="little").tobytes()
+        measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.PixelSpacing = [measures.PixelSpacing[0], measures.PixelSpacing[1] / 2]
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            position = frame.PlanePositionSequence[0].ImagePositionPatient
+            frame.PlanePositionSequence[0].ImagePositionPatient = [position[0] - 0.25, *position[1:]]
+
+    uid = bench.draw(bench.two, mask, names=LABELS[:1], edit=finer)
+    bench.sync.now()
+    assert bench.states[uid] == "taken", bench.reason(uid)
+    assert np.array_equal(bench.label(bench.two), mask)
+    assert np.allclose(nib.load(bench.store.get_label_uri(bench.two, "final")).affine, affine)
+
+
+def test_a_server_that_does_not_answer_is_asked_again(bench):
+    uid = bench.draw(bench.one, bench.mask(bench.one))
+    bench.pacs.is_down = True
+    with pytest.raises(RequestError):
+        bench.sync.now()
+    assert "does not answer" in bench.sync.status()["fault"] and bench.states == {}
+    bench.pacs.is_down = False
+    bench.sync.now()
+    assert bench.states[uid] == "taken" and bench.sync.status()["fault"] == ""
+
+
+# ---------------------------------------------------------------- labels go to the server
+
+
+def stored(bench):
+    return [pydicom.dcmread(bench.pacs.root / series.uid / f"{uid}.dcm")
+            for series in bench.pacs.segmentations() for uid in bench.pacs.instances(series)]
+
+
+def test_a_submitted_label_is_stored_once(bench):
+    bench.submit(bench.one, bench.mask(bench.one), "Ann Müller")
+    assert list(bench.store.owed()) == [bench.one]
+    bench.sync.now(), bench.sync.now()
+    (dataset,) = stored(bench)
+    assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {"MANUAL"}
+    assert [segment.SegmentLabel for segment in dataset.SegmentSequence] == list(LABELS)
+    assert str(dataset.ContentCreatorName) == "Ann Müller" and dataset.Manufacturer == "mnseg"
+    assert "not for diagnosis" in dataset.ContentDescription
+    assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == bench.one
+    assert bench.states == {dataset.SOPInstanceUID: "ours"} and bench.store.owed() == {}
+
+
+def test_what_it_says_of_a_corrected_mask(bench):
+    mask = bench.mask(bench.one)
+    bench.app.provenance.served(bench.one, bench.file(bench.one, mask), "0003")
+    bench.submit(bench.one, bench.mask(bench.one, shift=1))
+    bench.submit(bench.two, bench.mask(bench.two))
+    bench.sync.now()
+    bench.submit(bench.one, mask)
+    bench.sync.now()
+    kinds = sorted((segment.SegmentAlgorithmType, segment.get("SegmentAlgorithmName", ""))
+                   for dataset in stored(bench) for segment in dataset.SegmentSequence[:1])
+    assert kinds == [("AUTOMATIC", "mnseg 0003"), ("MANUAL", ""), ("SEMIAUTOMATIC", "mnseg 0003")]
+
+
+def test_a_label_waits_for_the_server(bench):
+    bench.submit(bench.one, bench.mask(bench.one))
+    bench.pacs.is_down = True
+    with pytest.raises(RequestError):
+        bench.sync.now()
+    bench.pacs.is_down = False
+    bench.open()
+    bench.sync.now()
+    assert len(stored(bench)) == 1
+
+
+def test_a_kill_behind_storing_stores_no_second_one(bench, monkeypatch):
+    bench.submit(bench.one, bench.mask(bench.one))
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "settle", lambda *args, **facts: (_ for _ in ()).throw(SystemError))
+        with pytest.raises(SystemError):
+            bench.sync.now()
+    bench.open()
+    bench.sync.now()
+    assert len(stored(bench)) == 1 and bench.store.owed() == {}
+
+
+def test_labels_from_a_folder_stay_here(bench):
+    bench.submit(bench.one, bench.mask(bench.one), "imported")
+    bench.sync.now()
+    assert stored(bench) == [] and bench.store.owed() == {}
+
+
+def test_a_mask_of_the_model_is_put_into_the_server(bench):
+    mask = bench.mask(bench.one)
+
+    def task(request):
+        assert request["image_id"] == bench.one
+        return str(bench.file(bench.one, mask)), {"model": "mnseg 0004", "version": "0004"}
+
+    bench.app.infer_task = lambda name: task
+    answer = bench.sync.exports.put_mask(bench.one)
+    assert bench.sync.exports.put_mask(bench.one)["SOPInstanceUID"] == answer["SOPInstanceUID"]
+    (dataset,) = stored(bench)
+    assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {"AUTOMATIC"}
+    assert dataset.SeriesDescription == "mnseg 0004 mask, not for diagnosis"
+    assert dataset.StudyInstanceUID == answer["StudyInstanceUID"] and answer["StudyInstanceUID"] in answer["ohif"]
+    bench.sync.now()
+    assert bench.states == {dataset.SOPInstanceUID: "ours"} and bench.store.get_labeled_images() == []
+    mask[:] = 0
+    with pytest.raises(RequestError, match="nothing in the mask"):
+        bench.sync.exports.put_mask(bench.one)
