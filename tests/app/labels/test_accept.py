@@ -394,6 +394,7 @@ def test_a_header_that_claims_more_than_memory_holds(tmp_path, scan, affine):
     header.set_data_shape((12000, 12000, 11000))
     header.set_data_dtype(np.uint8)
     header.set_sform(affine, code=1)
+    header.set_zooms(nib.affines.voxel_sizes(affine))
     path = tmp_path / "l.nii.gz"
     path.write_bytes(gzip.compress(header.binaryblock + b"\0" * 1_000_000))
     refused(415, "damaged: its header claims", path, scan, LABELS)
