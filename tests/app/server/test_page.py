@@ -127,3 +127,13 @@ def test_pictures_are_drawn(page):
 def test_a_refusal_is_shown(server, published, page):
     page.evaluate("post('publish/9999')")
     page.wait_for_selector("#message:has-text('9999')")
+
+
+@pytest.mark.e2e
+def test_a_pending_segmentation_waits_for_a_decision(server, published, page):
+    assert page.is_hidden("#pending-section")
+    entry = {"uid": "1.2.3", "image": "003", "author": "Doe", "reason": "It has a label."}
+    page.evaluate("entry => showPending([entry])", entry)
+    assert "003 · Doe · It has a label." in page.inner_text("#pending li")
+    with page.expect_request("**/mnseg/pending/1.2.3/accept"):
+        page.click("#pending >> text=Accept")

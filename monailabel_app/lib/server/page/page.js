@@ -62,7 +62,6 @@ function showLabels(status) {
   const more = [scans.validation + " of them kept for validation"];
   if (scans.unedited) more.push(count(scans.unedited, "mask") + " accepted unedited");
   if (status.training.waiting.length) more.push(count(status.training.waiting.length, "label") + " not yet learned from");
-  if (status.pending && status.pending.length) more.push(count(status.pending.length, "label") + " from the PACS waiting for a decision");
   show("labels-more", more.join("; "));
 }
 
@@ -173,6 +172,19 @@ function showQueue(queue, published) {
   }));
 }
 
+// Segmentations of a DICOM server that would replace a label: a person says which of the two holds.
+function showPending(entries) {
+  byId("pending-section").hidden = entries.length === 0;
+  byId("pending").replaceChildren(...entries.map((entry) => {
+    const item = element("li", [when(entry.when), entry.image, entry.author, entry.reason].filter(Boolean).join(" · "));
+    const path = "pending/" + encodeURIComponent(entry.uid) + "/";
+    const buttons = element("p", undefined, { class: "buttons" });
+    buttons.append(button("Accept", path + "accept", "Replace the label of " + entry.image + "?"), button("Reject", path + "reject"));
+    item.append(buttons);
+    return item;
+  }));
+}
+
 function showHistory(history) {
   byId("history").replaceChildren(...history.map((event) =>
     element("li", [when(event.when), event.version, event.kind, event.by ? "by " + event.by : "", event.reason || ""]
@@ -190,6 +202,7 @@ async function refresh() {
     showLabels(status);
     showTraining(status.training);
     showVersions(status);
+    showPending((status.dicom && status.dicom.pending) || []);
     showQueue(status.queue, status.model);
     showHistory(status.history.slice().reverse());
     document.body.dataset.ready = "yes";
