@@ -122,10 +122,9 @@ class Simulation:
     def trained(self, number: int) -> dict[str, Any]:
         """Wait for training number so and so, which nobody asked for; measure the model that is served then."""
         status = self.server.wait(
-            lambda status: not status["training"]["running"] and len(self.server.ended_trainings()) >= number,
-            900, f"training {number}",
-        )  # fmt: skip
-        self.say(f"training {number}: {' '.join(self.server.ended_trainings()[-1]['details'][-1:])}")
+            lambda status: not status["training"]["running"] and _newest(status) >= number, 900, f"training {number}"
+        )
+        self.say(f"training {number}: {' '.join(status['training']['job']['details'][-1:])}")
         if number <= self.args.rounds + 1:
             dice = self.hidden_dice()
             labels = 6 + len(self.labeled)
@@ -166,6 +165,11 @@ class Simulation:
 
     def say(self, text: str) -> None:
         print(f"[{self.strategy}] {text}", flush=True)
+
+
+def _newest(status: dict[str, Any]) -> int:
+    """Number of the newest training; the folders of old ones are removed, so they cannot be counted."""
+    return int((status["training"]["job"] or {"id": 0})["id"])
 
 
 def _id(case: Path) -> str:

@@ -89,16 +89,6 @@ class LabelServer:
     def status(self) -> dict[str, Any]:
         return self.get("/mnseg/status")
 
-    def ended_trainings(self) -> list[dict[str, Any]]:
-        """The trainings that ended, oldest first, as MONAI Label's clients see them."""
-        try:
-            tasks = self.get("/train/?all=true")
-        except urllib.error.HTTPError as error:
-            if error.code == 404:  # none yet
-                return []
-            raise
-        return [task for task in tasks if task["status"] not in ("SUBMITTED", "RUNNING")]
-
     def wait(self, until: Callable[[dict[str, Any]], bool], seconds: float, what: str) -> dict[str, Any]:
         """Ask for the status until it is as wanted."""
         end = time.monotonic() + seconds
