@@ -80,12 +80,6 @@ class LabelServer:
         with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
             return json.load(answer)
 
-    def post(self, path: str) -> Any:
-        """Press a button."""
-        request = urllib.request.Request(self.url + path, data=b"{}", headers={"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
     def status(self) -> dict[str, Any]:
         return self.get("/mnseg/status")
 
