@@ -88,13 +88,13 @@ def test_killed_before_the_job_is_under_way(bench):
     killed(b, prepare)
     service = b.started()
     b.ended(service)
-    assert b.registry.published().id == "0001"
+    # On a quick machine the second training has ended as well by now.
+    published = [event["version"] for event in b.registry.history() if event["kind"] == "published"]
+    assert published[0] == "0001" and len(published) <= 2
 
 
-def test_the_command_under_way_is_killed_too_and_run_again(bench):
-    b = bench()
-    b.fill()
-    behave(b.workspace, sleep={"train": 60})
+def killed_while_a_command_runs(b, before=lambda: None):
+    """The server is killed as soon as a command of its training runs; ``before`` happens first."""
 
     def prepare():
         original = Job.update
@@ -102,11 +102,20 @@ def test_the_command_under_way_is_killed_too_and_run_again(bench):
         def update(self, **facts):
             original(self, **facts)
             if facts.get("pid"):
+                before()
                 die()
 
         Job.update = update
 
     killed(b, prepare)
+
+
+def test_the_command_under_way_is_killed_too_and_run_again(bench):
+    b = bench()
+    b.fill()
+    behave(b.workspace, sleep={"train": 60})
+
+    killed_while_a_command_runs(b)
     facts = Job(b.workspace / "runs" / "0001", json.loads(
         (b.workspace / "runs" / "0001" / "job.json").read_text())).facts  # fmt: skip
     until(lambda: not Path(f"/proc/{facts['pid']}/cmdline").exists()
@@ -122,18 +131,7 @@ def test_labels_saved_before_the_kill_train_after_it(bench):
     b.fill()
     behave(b.workspace, sleep={"train": 60})
 
-    def prepare():
-        original = Job.update
-
-        def update(self, **facts):
-            original(self, **facts)
-            if facts.get("pid"):
-                b.label(b.services[0], FREE[0], b"newer")
-                die()
-
-        Job.update = update
-
-    killed(b, prepare)
+    killed_while_a_command_runs(b, before=lambda: b.label(b.services[0], FREE[0], b"newer"))
     behave(b.workspace)
     service = b.started()
     b.ended(service, 2)
