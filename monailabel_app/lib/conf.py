@@ -61,6 +61,7 @@ class AppConf:
     threads: CPU threads of training and inference each; 0: all.
     warm_epochs: share of the epochs that a training takes which begins with the published version's networks. Half:
         both networks know the task already, and the rate falls over what is left as over a whole training.
+    warm_rate: factor on the learning rates of such a training. At full rates the first steps undo what was learned.
     """
 
     app_dir: Path
@@ -91,6 +92,7 @@ class AppConf:
     origins: tuple[str, ...] = ()
     threads: int = 0
     warm_epochs: float = 0.5
+    warm_rate: float = 0.3
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -302,4 +304,5 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "origins": _origins,
     "threads": _number(int, 0),
     "warm_epochs": _number(float, 0.01, 1),
+    "warm_rate": _number(float, 0.001, 1),
 }

@@ -17,9 +17,10 @@ from lib.conf import AppConf
 from lib.errors import RequestError
 from lib.retraining.lock import WorkspaceLock, end_leftover
 from lib.retraining.policy import Decision, PolicySettings, PolicyState, StateStore, decide, quiet_hours
+from lib.retraining.runner import Runner
 from lib.trainers.datalist import known_scans
 from lib.trainers.job import Job, Runs
-from lib.trainers.process import Child, ChildError, StoppedError
+from lib.trainers.process import ChildError, StoppedError
 from lib.trainers.programs import Programs
 from lib.trainers.progress import Progress, read_progress
 from lib.trainers.settings import config_files, merged_settings
@@ -67,17 +68,14 @@ class TrainingService:
         self.runs = Runs(Path(conf.workspace) / "runs")
         self.lock = WorkspaceLock(Path(conf.workspace) / "training.lock")
         self._guard = threading.RLock()  # of the job; held while the datastore is asked
-        self._hold = threading.RLock()  # of the child; an inference waits for it, so it is never held for long
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._job: Job | None = None
-        self._child: Child | None = None
-        self._paused = self._stopping = self._closing = False
+        self._runner = Runner()
         self._decision = Decision(False, "The server is starting.")
-        self._lines: Sequence[str] = ()
         self._patients: dict[str, str] = {}
         if traffic is not None:
-            traffic.listen(self._pause, self._resume)
+            traffic.listen(self._runner.pause, self._runner.resume)
 
     # ------------------------------------------------------------------------------------------------- life
 
@@ -91,12 +89,8 @@ class TrainingService:
 
     def close(self) -> None:
         """End with the server; a training under way goes on at the next start."""
-        with self._hold:
-            self._closing = True
-            child = self._child
+        self._runner.close()
         self._wake.set()
-        if child is not None:
-            child.stop()
         if self._thread is not None:
             self._thread.join(timeout=30)
         self.lock.free()
@@ -145,16 +139,13 @@ class TrainingService:
         Raises:
             RequestError: 404, nothing runs.
         """
-        with self._hold:
-            job, child = self._job, self._child
-            if not self.running:
-                raise RequestError(404, "No training is running.")
-            job.update(stopped_by=by)
-            self._stopping = True
+        job = self._job
+        if job is None or job.ended:
+            raise RequestError(404, "No training is running.")
+        job.update(stopped_by=by)
         self.store.change(PolicyState.withdrawn)
         self._wake.set()
-        if child is not None:
-            child.stop()
+        self._runner.stop()
         for _ in range(500):  # until the thread has written it down
             if job.ended:
                 break
@@ -188,7 +179,7 @@ class TrainingService:
         return {
             "on": state.on,
             "running": self.running,
-            "paused": self._paused and self.running,
+            "paused": self._runner.paused and self.running,
             "reason": job.facts["reason"] if self.running else decision.reason,
             "not_before": decision.not_before.timestamp() if decision.not_before and not self.running else None,
             "waiting": list(state.waiting),
@@ -246,7 +237,7 @@ class TrainingService:
         return progress, round(whole + pace * progress.max_epochs * to_come, 1)
 
     def _details(self, job: Job) -> list[str]:
-        lines = list(self._lines)[-18:] if job is self._job else []
+        lines = list(self._runner.lines)[-18:] if job is self._job else []
         return [*lines, *([] if job.ended else [f"Training {job.id}: {job.facts['step'] or 'about to begin'}"]),
                 *([_outcome(job)] if job.facts["status"] == "DONE" else [])]
 
@@ -254,13 +245,13 @@ class TrainingService:
 
     def _work(self) -> None:
         """The thread. Children are started from it, since the kernel kills them when their starter ends."""
-        while not self._closing:
+        while not self._runner.closing:
             try:
                 wait = self._turn()
             except Exception:
                 logger.exception("the retraining thread goes on after an error")
                 wait = 60.0
-            if not self._closing:
+            if not self._runner.closing:
                 self._wake.wait(wait)
 
     def _turn(self) -> float | None:
@@ -300,7 +291,7 @@ class TrainingService:
         conf = self.conf
         settings = merged_settings(config_files(conf.bundle, conf.overlays), conf.settings)
         text = json.dumps([settings, conf.class_names, conf.validation_fraction, conf.folds, conf.group_by,
-                           conf.unedited, conf.warm_epochs], sort_keys=True)
+                           conf.unedited, conf.warm_epochs, conf.warm_rate], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _due(self) -> Job | None:
@@ -309,7 +300,7 @@ class TrainingService:
             if self.running:
                 return self._job
             self._decision = self._decide()
-            if not self._decision.start or self._closing:
+            if not self._decision.start or self._runner.closing:
                 return None
             self._job = self._new_job(self._decision)
             return self._job
@@ -349,7 +340,7 @@ class TrainingService:
             for image_id in self.datastore.get_labeled_images():
                 self.store.change(lambda state, image_id=image_id: state.label_saved(image_id))
         self.store.change(PolicyState.started)
-        self._lines, self._stopping = (), False
+        self._runner.begin()
         return job
 
     def _carry_out(self, job: Job) -> None:
@@ -362,11 +353,11 @@ class TrainingService:
                                  reason=f"Training {job.id} was broken off in the step {job.facts['step']!r}.")
         steps = Steps(self.conf, self.datastore, self.registry, self.provenance, job,
                       lambda command, folder: self._execute(job, command, folder),
-                      lambda: self._stopping or self._closing, self.programs)
+                      lambda: self._runner.ended, self.programs)
         try:
             steps.run()
         except StoppedError:
-            if self._closing and not self._stopping:
+            if self._runner.closing and not self._runner.stopping:
                 job.forget_begin()
             else:
                 self._end(job, "stopped", "STOPPED", f"{job.facts.get('stopped_by', 'Somebody')} stopped it.")
@@ -393,30 +384,7 @@ class TrainingService:
             self.runs.thin()
 
     def _execute(self, job: Job, command: Sequence[str], folder: Path) -> None:
-        child = Child(command, folder, self.programs.env(), lambda pid: job.update(pid=pid))
-        with self._hold:
-            if self._stopping or self._closing:
-                raise StoppedError
-            self._child, self._lines = child, child.lines
-            if self._paused:
-                child.pause()
-        try:
-            child.run()
-        finally:
-            with self._hold:
-                self._child = None
-
-    def _pause(self) -> None:
-        with self._hold:
-            self._paused = True
-            if self._child is not None:
-                self._child.pause()
-
-    def _resume(self) -> None:
-        with self._hold:
-            self._paused = False
-            if self._child is not None:
-                self._child.resume()
+        self._runner.run(command, folder, self.programs.env(), lambda pid: job.update(pid=pid))
 
     def _elsewhere(self) -> str:
         return (f"Another server (process {self.lock.holder()}) trains in {self.conf.workspace}; end it, or give this "

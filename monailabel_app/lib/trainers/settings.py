@@ -18,6 +18,8 @@ __all__ = ["OF_BOTH", "OF_MODEL", "config_files", "merged_settings", "resolved",
 OF_MODEL = ("class_names", "in_channels", "orientation", "spacing", "intensity", "network_def")
 OF_BOTH = ("model_2d", "network_2d_def", "finetuning", "lora_rank", "slice_context", "slice_scale")
 EPOCHS = ("stage_1_epochs", "stage_2_epochs", "warmup_epochs")
+# The last one too: it must stay below the others, and their ratio is the schedule.
+RATES = ("learning_rate", "learning_rate_2d", "learning_rate_final")
 _SEPARATOR = re.compile(r"#|::")
 
 
@@ -48,16 +50,22 @@ def resolved(settings: Mapping[str, Any], key: str) -> int | None:
 
 
 def run_overlay(
-    folder: Path, class_names: Iterable[str], settings: Mapping[str, Any], warm_start: Path | None, share: float
+    folder: Path,
+    class_names: Iterable[str],
+    settings: Mapping[str, Any],
+    warm_start: Path | None,
+    share: float = 1.0,
+    rate: float = 1.0,
 ) -> dict[str, Any]:
     """The last overlay of a run: where it lies, what it segments, where it begins.
 
     Args:
         folder: of the run; its datalist.json lies there.
         class_names: the background first.
-        settings: `merged_settings`, for the number of epochs.
+        settings: `merged_settings`, for the numbers of epochs and the learning rates.
         warm_start: a checkpoint, or None: the networks begin anew.
         share: of the epochs that a warm-started run trains.
+        rate: factor on its learning rates; rates that the settings compute are left as they are.
 
     Raises:
         UserError: a name or path that a config would take for an expression.
@@ -78,6 +86,9 @@ def run_overlay(
         for key in EPOCHS:
             if epochs := resolved(settings, key):
                 overlay[key] = max(1, round(epochs * share))
+        for key in RATES:
+            if isinstance(settings.get(key), int | float):
+                overlay[key] = settings[key] * rate
     return overlay
 
 

@@ -178,9 +178,10 @@ class Steps:
                 os.link(start.file, link)
             except OSError:
                 shutil.copyfile(start.file, link)
-        # A 2D network that begins anew needs all the epochs.
-        share = self.conf.warm_epochs if start.file is not None and start.file.name == "checkpoint.pt" else 1.0
-        overlay = run_overlay(folder, self.conf.class_names, settings, link, share)
+        # A 2D network that begins anew needs all the epochs, at full rates.
+        both = start.file is not None and start.file.name == "checkpoint.pt"
+        share, rate = (self.conf.warm_epochs, self.conf.warm_rate) if both else (1.0, 1.0)
+        overlay = run_overlay(folder, self.conf.class_names, settings, link, share, rate)
         durable_json(folder / "overlay.json", {**self.conf.settings, **overlay})
 
     def _write_scoring(self, pool: Pool) -> None:

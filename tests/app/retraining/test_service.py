@@ -393,9 +393,9 @@ def test_training_stands_still_while_somebody_waits_for_a_mask(bench):
     service = b.service()
     with b.traffic.inference():
         service.start()
-        until(lambda: service._child is not None)
+        until(lambda: service._runner._child is not None)
         until(lambda: service.status()["paused"])
-        assert not service._child.lines, "it was paused before its first line"
+        assert not service._runner._child.lines, "it was paused before its first line"
     assert b.ended(service)["status"] == "DONE"
     b.label(service, FREE[0], b"2")
     with b.traffic.inference():

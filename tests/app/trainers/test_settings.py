@@ -46,6 +46,15 @@ def test_a_warm_start_takes_its_share_of_the_epochs(tmp_path):
     assert not set(settings) & run_overlay(tmp_path, ["background", "a"], settings, None, 0.5).keys()
 
 
+def test_a_warm_start_learns_at_a_lower_rate(tmp_path):
+    settings = {"learning_rate": 0.01, "learning_rate_2d": "$@learning_rate / 5", "learning_rate_final": 0.0}
+    overlay = run_overlay(tmp_path, ["background", "a"], settings, tmp_path / "c.pt", 0.5, 0.3)
+    assert overlay["learning_rate"] == pytest.approx(0.003)
+    assert overlay["learning_rate_final"] == 0
+    assert "learning_rate_2d" not in overlay  # it follows by itself
+    assert "learning_rate" not in run_overlay(tmp_path, ["background", "a"], settings, None, 1.0, 0.3)
+
+
 @pytest.fixture
 def version(tmp_path):
     facts = {"signature": {**signature({}), "class_names": ["background", "a"], "model_2d": "x"}}
