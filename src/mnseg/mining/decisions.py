@@ -77,8 +77,8 @@ def require_some_kept(counts: Mapping[str, int], miner: Miner) -> None:
     if not any(counts.values()):
         raise UserError("there was no image to mine.")
     if not (rejected := {decision: count for decision, count in counts.items() if count and decision in SETTINGS}):
-        raise UserError(f"no mined mask was kept ({told(counts)}): train the small network longer before mining, or lower "
-                        f"min_component_size (now {miner.prompts.min_component_size:g}).")
+        raise UserError(f"no mined mask was kept ({told(counts)}): train the small network longer before mining, or "
+                        f"lower min_component_size (now {miner.prompts.min_component_size:g}).")
     setting = SETTINGS[max(sorted(rejected), key=lambda decision: rejected[decision])]
     raise UserError(f"no mined mask was kept ({told(counts)}): lower {setting} (now "
                     f"{getattr(miner.thresholds, setting):g}), or train the small network longer before mining.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -55,20 +56,20 @@ class EmbeddingCache:
         path = self.folder / f"{_key(model, image)}.safetensors"
         try:
             embedding = load_file(path)
-            os.utime(path)  # used: others make room first
+            with contextlib.suppress(OSError):  # a folder that may only be read
+                os.utime(path)  # used: others make room first
             return embedding
         except FileNotFoundError:
             pass
         except (OSError, SafetensorError) as error:
-            logger.warning("%s cannot be read (%s): it is written again.", path, error)
-            path.unlink(missing_ok=True)
+            logger.warning("%s cannot be read (%s): it is made again.", path, error)
         embedding = model.embed(image)
         if embedding and not self.full:
             try:
                 self._store(embedding, path)
             except OSError as error:
-                raise UserError(f"the embedding cache {self.folder} cannot be written ({error.strerror or error}): name "
-                                "another folder, or allow it fewer gigabytes.") from error
+                raise UserError(f"the embedding cache {self.folder} cannot be written ({error.strerror or error}): "
+                                "name another folder, or allow it fewer gigabytes.") from error
         return embedding
 
     def _store(self, embedding: dict[str, Tensor], path: Path) -> None:

@@ -97,9 +97,10 @@ class Miner:
     ) -> None:
         if partial_images not in ("reject", "background"):
             raise UserError(f"partial_images is '{partial_images}'; it must be 'reject' or 'background'.")
-        if not 0 <= jitter < 1 or isinstance(jitter_count, bool) or not isinstance(jitter_count, int) or jitter_count < 0:
-            raise UserError(f"jitter is {jitter} and jitter_count {jitter_count}; jitter must be at least 0 and below 1, "
-                            "jitter_count a whole number of at least 0.")
+        if not 0 <= jitter < 1:
+            raise UserError(f"jitter is {jitter}; it is a share of the box's size, at least 0 and below 1.")
+        if isinstance(jitter_count, bool) or not isinstance(jitter_count, int) or jitter_count < 0:
+            raise UserError(f"jitter_count is {jitter_count!r}; it must be a whole number of at least 0.")
         self.model = model
         self.cache = cache
         self.prompts = PromptSettings(min_component_size, box_margin, positive_points, negative_points, point_selection)
@@ -162,8 +163,8 @@ class Miner:
         rows = [_row(each.prompt.class_index, each.prompt.component, each.reason, each) for each in found] + small
         kept = [each for each in found if each.reason is None]
         if not kept or (len(kept) < len(found) and self.partial_images == "reject"):
-            largest = max((each for each in found if each.reason), key=lambda each: each.prompt.component.sum())
-            return MinedImage(case, None, largest.reason, rows)
+            _, reason = max((each.prompt.component.sum(), each.reason) for each in found if each.reason)
+            return MinedImage(case, None, reason, rows)
         return MinedImage(case, _merge(kept, shape), KEPT, rows)
 
 

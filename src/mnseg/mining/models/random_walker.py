@@ -40,8 +40,8 @@ class RandomWalker:
 
     def __init__(self, beta: float = 5000.0, core: float = 0.5, edge: int = 96) -> None:
         if not beta > 0 or not 0 < core <= 1 or edge < 16:
-            raise UserError(f"{RANDOM_WALKER}: beta ({beta}) must be above 0, core ({core}) above 0 and at most 1, edge "
-                            f"({edge}) at least 16.")
+            raise UserError(f"{RANDOM_WALKER}: beta ({beta}) must be above 0, core ({core}) above 0 and at most 1, "
+                            f"edge ({edge}) at least 16.")
         try:
             from skimage.segmentation import random_walker
             from skimage.transform import resize
