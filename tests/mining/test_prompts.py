@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mining.scenes import blobs, disk
 
+from mining.scenes import blobs, disk
 from mnseg.errors import UserError
 from mnseg.mining.prompts import PromptSettings, component_box, find_components, jittered, make_prompt
 
@@ -54,7 +54,7 @@ def test_box_contains_its_component_and_lies_in_the_image(seed, margin):
         rows, columns = np.nonzero(prompt.component)
         assert row0 <= rows.min() and rows.max() + 1 <= row1
         assert column0 <= columns.min() and columns.max() + 1 <= column1
-        assert 0 <= row0 and 0 <= column0 and row1 <= mask.shape[0] and column1 <= mask.shape[1]
+        assert row0 >= 0 and column0 >= 0 and row1 <= mask.shape[0] and column1 <= mask.shape[1]
 
 
 def test_box_by_hand():
