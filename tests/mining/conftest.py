@@ -49,9 +49,9 @@ def _sam_hq() -> SamHQModel:
 
 def _sam2() -> Sam2Model:
     backbone = Sam2HieraDetConfig(
-        hidden_size=8, num_attention_heads=1, image_size=[EDGE, EDGE], window_positional_embedding_background_size=[4, 4],
+        hidden_size=8, num_attention_heads=1, image_size=[EDGE, EDGE], global_attention_blocks=[3],
         blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 2, 4, 8],
-        window_size_per_stage=[8, 4, 4, 2], global_attention_blocks=[3],
+        window_size_per_stage=[8, 4, 4, 2], window_positional_embedding_background_size=[4, 4],
     )  # fmt: skip
     vision = Sam2VisionConfig(
         backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=16,

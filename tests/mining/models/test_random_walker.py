@@ -81,7 +81,8 @@ def test_real_polyps(shared_dir: Path):
 
     folder = shared_dir / "data" / "kvasir"
     images = sorted((folder / "images").iterdir())[::80]
-    miner = Miner(build_promptable("random-walker"), jitter_count=0, min_predicted_iou=0, min_agreement=0, box_margin=0.3)
+    walker = build_promptable("random-walker")
+    miner = Miner(walker, jitter_count=0, min_predicted_iou=0, min_agreement=0, box_margin=0.3)
     gains = []
     for path in images:
         truth = read_mask(next((folder / "masks").glob(f"{path.stem}.*"))) == 1
