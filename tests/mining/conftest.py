@@ -15,6 +15,10 @@ from transformers import (
     Sam2PromptEncoderConfig,
     Sam2VideoConfig,
     Sam2VisionConfig,
+    Sam3TrackerConfig,
+    Sam3TrackerModel,
+    Sam3VisionConfig,
+    Sam3ViTConfig,
     SamConfig,
     SamHQConfig,
     SamHQMaskDecoderConfig,
@@ -25,6 +29,10 @@ from transformers import (
     SamModel,
     SamPromptEncoderConfig,
     SamVisionConfig,
+)
+from transformers.models.sam3_tracker.configuration_sam3_tracker import (
+    Sam3TrackerMaskDecoderConfig,
+    Sam3TrackerPromptEncoderConfig,
 )
 
 EDGE = 64
@@ -62,6 +70,19 @@ def _sam2() -> Sam2Model:
                                 mask_decoder_config=Sam2MaskDecoderConfig(**DECODER)))
 
 
+def _sam3() -> Sam3TrackerModel:
+    backbone = Sam3ViTConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=EDGE, patch_size=16,
+        window_size=2, global_attn_indexes=[1], pretrain_image_size=32,
+    )  # fmt: skip
+    vision = Sam3VisionConfig(
+        backbone_config=backbone, fpn_hidden_size=16, backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]]
+    )
+    prompt = Sam3TrackerPromptEncoderConfig(**(PROMPT | {"patch_size": 16}))
+    return Sam3TrackerModel(Sam3TrackerConfig(vision_config=vision, prompt_encoder_config=prompt,
+                                              mask_decoder_config=Sam3TrackerMaskDecoderConfig(**DECODER)))
+
+
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread():
     """Layers this small gain nothing from a second thread, and wait for it long when the machine is busy."""
@@ -73,16 +94,19 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory) -> Path:
-    """Directory with sam/, sam_hq/, sam2/, and sam2_video/: SAM 2 under the configuration that the hub's files have."""
+    """Directory with sam/, sam_hq/, sam2/, sam3/, and sam2_video/: SAM 2 as the hub's files describe it."""
     root = tmp_path_factory.mktemp("promptable")
     square = {"size": {"height": EDGE, "width": EDGE}}
     padded = {"size": {"longest_edge": EDGE}, "pad_size": {"height": EDGE, "width": EDGE}}
-    for name, make, size in (("sam", _sam, padded), ("sam_hq", _sam_hq, padded), ("sam2", _sam2, square)):
+    families = {"sam": (_sam, padded), "sam_hq": (_sam_hq, padded), "sam2": (_sam2, square), "sam3": (_sam3, square)}
+    for name, (make, size) in families.items():
         torch.manual_seed(1000)
         model = make()
         model.save_pretrained(root / name)
+        if name == "sam2":
+            sam2 = model.config
         (root / name / "preprocessor_config.json").write_text(json.dumps(NORMALIZATION | size))
-    parts = {part: getattr(model.config, part) for part in ("vision_config", "prompt_encoder_config",
+    parts = {part: getattr(sam2, part) for part in ("vision_config", "prompt_encoder_config",
                                                             "mask_decoder_config")}  # fmt: skip
     Sam2VideoConfig(**parts).save_pretrained(root / "sam2_video")
     for name in ("model.safetensors", "preprocessor_config.json"):

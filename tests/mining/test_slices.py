@@ -124,7 +124,7 @@ def test_the_new_datalist(phantom, mined_list):
 
 def test_co_training_learns_from_mined_scans(phantom, mined_list, tmp_path):
     (mined,) = [item["case"] for item in load_datalist(mined_list)["labeled"] if item.get("mined")]
-    steps = {"stage_1_epochs": 1, "warmup_epochs": 0, "stage_2_epochs": 1, "epoch_length": 2, "batch_size": 4}
+    steps = {"stage_1_epochs": 1, "warmup_epochs": 0, "stage_2_epochs": 1, "epoch_length": 1, "batch_size": 4}
     workflow = ConfigWorkflow(
         str(ROOT / "bundles/mn_cotraining/configs/train.json"), logging_file=False, workflow_type="train",
         meta_file=str(ROOT / "bundles/mn_cotraining/configs/metadata.json"), dataset_dir=str(phantom),

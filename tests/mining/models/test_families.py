@@ -1,4 +1,4 @@
-"""SAM, SAM-HQ and SAM 2: embeddings that may be kept, prompts in any order, weights that never change."""
+"""SAM, SAM-HQ, SAM 2 and SAM 3's tracker: embeddings that may be kept, prompts in any order, weights that never change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mining.scenes import certain, disk
 from mnseg.mining import EmbeddingCache, Miner, build_promptable
 from mnseg.mining.prompts import PromptSettings, find_components, make_prompt
 
-FAMILIES = ["sam", "sam_hq", "sam2"]
+FAMILIES = ["sam", "sam_hq", "sam2", "sam3"]
 SHAPE = (50, 80)
 IMAGE = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
 MASK = disk(SHAPE, (20, 20), 9) + 2 * disk(SHAPE, (30, 60), 12) + disk(SHAPE, (45, 35), 2)
@@ -34,7 +34,7 @@ def test_masks_from_a_kept_embedding_are_those_of_one_pass(models_dir, name):
     ours = build_promptable(str(models_dir / name))
     whole = AutoModelForMaskGeneration.from_pretrained(models_dir / name).eval()
     (prompt,) = prompts()[:1]
-    scale = np.array([64 / 80, 64 / 80]) if name != "sam2" else np.array([64 / 80, 64 / 50])
+    scale = np.array([64 / 80, 64 / 80]) if name in ("sam", "sam_hq") else np.array([64 / 80, 64 / 50])
     row0, column0, row1, column1 = prompt.box
     box = np.array([column0, row0, column1 - 1, row1 - 1]) * np.tile(scale, 2)
     with torch.no_grad():
