@@ -72,8 +72,8 @@ def _sam2() -> Sam2Model:
 
 def _sam3() -> Sam3TrackerModel:
     backbone = Sam3ViTConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=EDGE, patch_size=16,
-        window_size=2, global_attn_indexes=[1], pretrain_image_size=32,
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=EDGE,
+        patch_size=16, window_size=2, global_attn_indexes=[1], pretrain_image_size=32,
     )  # fmt: skip
     vision = Sam3VisionConfig(
         backbone_config=backbone, fpn_hidden_size=16, backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]]

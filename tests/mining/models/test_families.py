@@ -1,4 +1,4 @@
-"""SAM, SAM-HQ, SAM 2 and SAM 3's tracker: embeddings that may be kept, prompts in any order, weights that never change."""
+"""SAM, SAM-HQ, SAM 2, SAM 3's tracker: embeddings that may be kept, prompts in any order, weights that stay."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ def build_promptable(
 
     Args:
         name_or_dir: hub id or local directory of a model of transformers' ``AutoModelForMaskGeneration`` (SAM, MedSAM,
-            SAM-HQ, SAM 2, SAM 3's tracker; EdgeTAM where timm is installed), or "random-walker": a classical segmenter without weights.
+            SAM-HQ, SAM 2, SAM 3's tracker; EdgeTAM where timm is installed), or "random-walker": a classical segmenter
+            without weights.
         multimask: ask for three masks a prompt, of which the miner takes the best, or for one.
         device: where the model runs; the random walker always runs on the CPU.
         options: further arguments of ``RandomWalker``.
