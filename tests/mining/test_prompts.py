@@ -12,7 +12,7 @@ from mnseg.errors import UserError
 from mnseg.mining.prompts import PromptSettings, component_box, find_components, jittered, make_prompt
 
 SEEDS = st.integers(0, 10_000)
-QUICK = settings(max_examples=25, deadline=None)
+QUICK = settings(max_examples=15, deadline=None)
 
 
 def prompts_of(seed: int, made_with: PromptSettings):
