@@ -118,6 +118,8 @@ def _add_datalist(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--keep-hidden", action="store_true", help="take hidden labels from --labels")
     parser.add_argument("--class-names", metavar="A,B,…", type=_names, help="names of label values 0, 1, …: the "
                                                                             "background first")
+    parser.add_argument("--planar", action="store_true", help="2D images (PNG, JPEG, BMP, TIFF, NIfTI of one slice, "
+                                                              "DICOM of one frame) with masks, for sam_mining")
     parser.add_argument("--check", action=argparse.BooleanOptionalAction, default=True,
                         help="read all files first and write nothing when one is unsound (default: yes)")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the datalist to write (JSON)")
@@ -133,12 +135,13 @@ def _run_datalist(args: argparse.Namespace) -> int:
     require_writable(args.output)
     built = build_datalist(
         args.images, args.labels, args.hidden_labels, args.keep_hidden, args.labeled, args.validation, args.test,
-        args.order, args.seed, args.class_names, args.group_by, args.ignored,
+        args.order, args.seed, args.class_names, args.group_by, args.ignored, args.planar,
     )
     for note in built.notes:
         print(f"note: {note}", file=sys.stderr)
     if args.check:
-        report = check_datalist(built.datalist, check_hidden=True, progress=True, allow_empty_unlabeled=True)
+        report = check_datalist(built.datalist, check_hidden=True, progress=True, allow_empty_unlabeled=True,
+                                planar=args.planar)
         _print_findings(report)
         if report.errors:
             raise UserError(f"{args.output} was not written: {report.summary()}. Repair or remove the files named "
@@ -200,8 +203,7 @@ def _run_import(args: argparse.Namespace) -> int:
     for finding in imported.findings:
         print(finding, file=sys.stderr)
     print(f"{imported.path}: " + ", ".join(f"{count} {split}" for split, count in imported.counts.items()))
-    if imported.command:
-        print(f"train with:\n  {imported.command}")
+    print(f"train with:\n  {imported.command}")
     return 0
 
 
@@ -216,6 +218,8 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--num-classes", metavar="K", type=_positive, help="label values must be 0..K-1 (default: as "
                                                                            "many as the datalist's class_names)")
     parser.add_argument("--jobs", metavar="N", type=_positive, help="volumes in memory at once (default: up to 4)")
+    parser.add_argument("--planar", action="store_true", help="2D images (PNG, JPEG, BMP, TIFF, NIfTI of one slice, "
+                                                              "DICOM of one frame) with masks, for sam_mining")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=_run_check)
 
@@ -224,7 +228,7 @@ def _run_check(args: argparse.Namespace) -> int:
     from mnseg.data.integrity import check_datalist
 
     report = check_datalist(args.datalist, args.dataset_dir, args.num_classes, args.jobs, check_hidden=True,
-                            progress=not args.json)
+                            progress=not args.json, planar=args.planar)
     if args.json:
         print(json.dumps(report.as_dict(), indent=2))
     else:
