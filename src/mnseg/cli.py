@@ -245,28 +245,33 @@ def _print_findings(report: CheckReport) -> None:
 def _add_phantom(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "phantom", help="make artificial scans with labels, to try everything without data",
-        description="Write artificial scans with several organs, their labels and a datalist.",
-        argument_default=argparse.SUPPRESS,  # the defaults are those of write_phantom_dataset
+        description="Write artificial scans with several organs, their labels and a datalist; or RGB images of polyps.",
+        argument_default=argparse.SUPPRESS,  # the defaults are those of write_phantom_dataset, write_polyp_dataset
     )
     parser.add_argument("output", metavar="DIR", help="folder to write to")
     for split in ("labeled", "unlabeled", "validation", "testing"):
         parser.add_argument(f"--{split}", dest=f"num_{split}", metavar="N", type=_count, help=f"{split} cases")
-    parser.add_argument("--size", metavar="N", type=_positive, nargs="+", help="voxels per edge: one number or three")
+    parser.add_argument("--size", metavar="N", type=_positive, nargs="+", help="voxels per edge: one number or three "
+                                                                                "(polyps: or two)")
+    parser.add_argument("--kind", choices=("abdomen", "polyps"), default="abdomen",
+                        help="3D scans, or 2D images for sam_mining (default: abdomen)")
     parser.add_argument("--seed", type=_count)
     parser.set_defaults(run=_run_phantom)
 
 
 def _run_phantom(args: argparse.Namespace) -> int:
     from mnseg.data.phantom import write_phantom_dataset
+    from mnseg.data.phantom_polyps import write_polyp_dataset
 
-    options = {name: value for name, value in vars(args).items() if name not in ("run", "output")}
+    axes, write = {"abdomen": (3, write_phantom_dataset), "polyps": (2, write_polyp_dataset)}[args.kind]
+    options = {name: value for name, value in vars(args).items() if name not in ("run", "output", "kind")}
     if "size" in options:
-        if len(options["size"]) not in (1, 3):
-            raise UserError(f"--size takes one number or three, not {len(options['size'])}.")
+        if len(options["size"]) not in (1, axes):
+            raise UserError(f"--size takes one number or {'three' if axes == 3 else 'two'}, not {len(options['size'])}.")
         options["size"] = options["size"][0] if len(options["size"]) == 1 else tuple(options["size"])
     if (Path(args.output) / "datalist.json").exists():
         raise UserError(f"{args.output} holds a datalist already: choose another folder, or remove this one.")
-    print(write_phantom_dataset(args.output, **options))
+    print(write(args.output, **options))
     return 0
 
 
