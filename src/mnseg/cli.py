@@ -267,7 +267,8 @@ def _run_phantom(args: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(args).items() if name not in ("run", "output", "kind")}
     if "size" in options:
         if len(options["size"]) not in (1, axes):
-            raise UserError(f"--size takes one number or {'three' if axes == 3 else 'two'}, not {len(options['size'])}.")
+            words = "three" if axes == 3 else "two"
+            raise UserError(f"--size takes one number or {words}, not {len(options['size'])}.")
         options["size"] = options["size"][0] if len(options["size"]) == 1 else tuple(options["size"])
     if (Path(args.output) / "datalist.json").exists():
         raise UserError(f"{args.output} holds a datalist already: choose another folder, or remove this one.")

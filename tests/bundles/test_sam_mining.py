@@ -1,4 +1,4 @@
-"""sam_mining: train.json under its schedules, after a kill, with bad input; evaluation, inference, mining of a folder."""
+"""sam_mining: train.json with its schedules, after a kill, with bad input; evaluation, inference, mining of a folder."""
 
 from __future__ import annotations
 

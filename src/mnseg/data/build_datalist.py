@@ -10,8 +10,8 @@ from typing import Any
 
 from mnseg.data.ignored import read_ignored
 from mnseg.data.patients import group_by_patient
-from mnseg.data.splits import choose_splits, named, read_case_list
 from mnseg.data.picture_folders import list_pictures
+from mnseg.data.splits import choose_splits, named, read_case_list
 from mnseg.data.volume_formats import list_labels, list_volumes
 from mnseg.errors import UserError
 

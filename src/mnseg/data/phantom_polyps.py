@@ -1,8 +1,8 @@
 """Artificial endoscopy images with exact masks: RGB pictures for the bundle sam_mining, with nothing downloaded.
 
-A picture is a lit, folded wall with one to three polyps: lumpy ellipses, redder or paler than the wall and shaded like
-a dome. What misleads: folds (bright bands without a mask), flat red patches (same color, no dome), specular spots, uneven
-light and noise. Colors of wall and polyps are drawn per picture, so that few labels do not tell them all.
+A picture is a lit, folded wall with one to three polyps: lumpy ellipses, redder or paler than the wall and shaded
+like a dome. What misleads: folds (bright bands without a mask), flat red patches (same color, no dome), specular spots,
+uneven light and noise. Colors of wall and polyps are drawn per picture, so that few labels do not tell them all.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def make_polyps(seed: int | Sequence[int], size: int | Sequence[int] = 96) -> tu
     for _ in range(rng.integers(1, 4) if rng.random() < 0.5 else 1):
         inside, dome = _polyp(rng, x, y, noise[1])
         label[inside > 0.5] = 1
-        image = image * (1 - inside[..., None]) + inside[..., None] * (_polyp_color(rng, color) + 0.03 * noise[0][..., None])
+        surface = _polyp_color(rng, color) + 0.03 * noise[0][..., None]
+        image = image + inside[..., None] * (surface - image)
         height = height + dome
     image = image * _light(rng, x, y, height)[..., None]
     image = np.maximum(image, _specular(rng, (rows, columns))[..., None])

@@ -1,7 +1,7 @@
 """2D images and masks as arrays of rows and columns, as a person sees them, and the way back to a file.
 
-Read are PNG, JPEG, BMP and TIFF (with Pillow, or itk where it is missing), NIfTI of one slice (nibabel) and DICOM of one
-frame (itk). The bundle `sam_mining` carries a copy of this file, which therefore needs no other of mnseg.
+Read are PNG, JPEG, BMP and TIFF (with Pillow, or itk where it is missing), NIfTI of one slice (nibabel) and DICOM of
+one frame (itk). The bundle `sam_mining` carries a copy of this file, which therefore needs no other of mnseg.
 """
 
 from __future__ import annotations

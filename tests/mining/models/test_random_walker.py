@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mining.scenes import certain, disk
-from mnseg.data.importers.planar import read_mask
+from mnseg.data.pictures import read_mask
 from mnseg.errors import UserError
 from mnseg.mining import Miner, build_promptable
 from mnseg.mining.promptable import Prompt
@@ -85,7 +85,7 @@ def test_real_polyps(shared_dir: Path):
     miner = Miner(walker, jitter_count=0, min_predicted_iou=0, min_agreement=0, box_margin=0.3)
     gains = []
     for path in images:
-        truth = read_mask(next((folder / "masks").glob(f"{path.stem}.*"))) == 1
+        truth = read_mask(next((folder / "masks").glob(f"{path.stem}.*")), 2) == 1
         depth = distance_transform_edt(truth)
         guess = depth > 0.3 * depth.max()
         with Image.open(path) as file:

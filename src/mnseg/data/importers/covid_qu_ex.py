@@ -26,7 +26,8 @@ def find(src: Path) -> Source:
         raise wrong_layout(folder, "COVID-QU-Ex", LAYOUT + ", with images in all three")
     train, validation, test = (len(cases[split]) for split in SPLITS)
     splits = {"labeled": str(train // 2), "validation": f"last:{validation}:{test}", "testing": f"last:{test}"}
-    return Source(["background", "lung"], [case for split in SPLITS for case in cases[split]], splits, overlays=["configs/datasets/covid_qu_ex.json"], planar=True)
+    ordered = [case for split in SPLITS for case in cases[split]]
+    return Source(["background", "lung"], ordered, splits, overlays=["configs/datasets/covid_qu_ex.json"], planar=True)
 
 
 def _cases(folder: Path, split: str) -> list[Case]:

@@ -21,7 +21,8 @@ def find(src: Path) -> Source:
     if lonely := [name for name in images if name not in masks]:
         raise UserError(f"{folder / 'masks'} has no mask for {named(lonely, noun='image')}; is the download complete?")
     cases = {name: Case(name, path, masks[name]) for name, path in images.items()}
-    source = Source(["background", "polyp"], list(cases.values()), {}, overlays=["configs/datasets/kvasir.json"], planar=True)
+    source = Source(["background", "polyp"], list(cases.values()), {},
+                    overlays=["configs/datasets/kvasir.json"], planar=True)
     lists = [folder / "train.txt", folder / "val.txt"]
     if all(path.is_file() for path in lists):
         train, test = (ordered_by(path, cases) for path in lists)

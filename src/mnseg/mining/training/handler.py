@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -61,8 +62,8 @@ class MiningHandler:
         num_unlabeled: int,
     ) -> None:
         if schedule.name != "none" and not 0 < num_unlabeled < sampler.batch_size:
-            raise UserError(f"num_unlabeled is {num_unlabeled} with batch_size {sampler.batch_size}; it must be at least "
-                            "1 and leave a labeled image in the batch.")
+            raise UserError(f"num_unlabeled is {num_unlabeled} with batch_size {sampler.batch_size}; it must be at "
+                            "least 1 and leave a labeled image in the batch.")
         self.schedule = schedule
         self.miner = miner
         self.predictor = predictor
@@ -97,20 +98,24 @@ class MiningHandler:
 
     def _mine(self, engine: Engine, number: int) -> None:
         self.rounds.forget_from(number)
-        mined = [self._mine_one(item) for item in self.items.values()]
+        mined = [self._mine_one(number, item) for item in self.items.values()]
         counts = count_decisions(mined)
         kept = {image.case: image.label for image in mined if image.label is not None}
         self.measured = {"mined_kept": float(len(kept))} | self._hidden_dice(kept)
-        self.rounds.write(number, mined, self._files(), epoch=engine.state.epoch, **self.measured)
+        self.rounds.write(number, mined, self._files(), epoch=engine.state.epoch, **_settings(self.miner),
+                          **self.measured)
         logger.info("mining round %d: %s; see %s", number, told(counts), self.rounds.path(number))
         require_some_kept(counts, self.miner)
         self._use(number, kept)
 
-    def _mine_one(self, item: Mapping[str, Any]) -> MinedImage:
+    def _mine_one(self, number: int, item: Mapping[str, Any]) -> MinedImage:
         try:
-            return self.miner.mine(item["case"], *self.predictor(item))
+            picture, probabilities = self.predictor(item)
         except PictureError as error:
             raise UserError(f"{error}: it was readable when the run began.") from error
+        mask = probabilities.argmax(axis=0).astype(np.uint8)
+        self.rounds.write_network(number, item["case"], mask, item["image"])
+        return self.miner.mine(item["case"], picture, probabilities)
 
     def _use(self, number: int, kept: dict[str, np.ndarray]) -> None:
         self.current = number
@@ -126,6 +131,12 @@ class MiningHandler:
             if path := self.items[case].get("hidden_label"):
                 values += _dice(label, read_mask(path, self.rounds.num_classes), self.rounds.num_classes)
         return {"pseudo_dice_2d": fmean(values)} if values else {}
+
+
+def _settings(miner: Miner) -> dict[str, Any]:
+    """Of prompts and thresholds, for the summary: thresholds may change when a run is continued."""
+    parts = {name: getattr(miner, name, None) for name in ("prompts", "thresholds")}
+    return {name: asdict(value) for name, value in parts.items() if value is not None}
 
 
 def _dice(label: np.ndarray, truth: np.ndarray, num_classes: int) -> list[float]:

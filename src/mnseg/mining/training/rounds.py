@@ -17,14 +17,17 @@ from mnseg.files import atomic_write
 from mnseg.mining.decisions import count_decisions, write_decisions
 from mnseg.mining.miner import KEPT, MinedImage
 
-__all__ = ["Rounds", "write_mined"]
+__all__ = ["NETWORK", "SUMMARY", "Rounds", "mask_of", "write_mined"]
 
 DECISIONS = "decisions.csv"
 SUMMARY = "summary.json"
+NETWORK = "network"
 
 
 class Rounds:
     """``folder/round_N``: ``CASE.png`` (or ``.nii.gz``), ``decisions.csv`` and, written last, ``summary.json``.
+
+    ``round_N/network`` has the small network's masks, from which the prompts were made.
 
     Args:
         folder: of all rounds.
@@ -45,6 +48,12 @@ class Rounds:
             if path.name.removeprefix("round_").isdecimal() and int(path.name.removeprefix("round_")) >= number:
                 shutil.rmtree(path)
 
+    def write_network(self, number: int, case: str, mask: np.ndarray, image: str) -> None:
+        """Write the small network's mask (H, W) of a case whose file is ``image``."""
+        folder = self.path(number) / NETWORK
+        folder.mkdir(parents=True, exist_ok=True)
+        write_mask(mask, image, folder / case, self.num_classes)
+
     def write(self, number: int, mined: Sequence[MinedImage], images: Mapping[str, str], **more: Any) -> None:
         """Write a round; ``images``: the file of each case, ``more``: for the summary."""
         write_mined(self.path(number), mined, images, self.num_classes, **more)
@@ -62,7 +71,7 @@ class Rounds:
         with (folder / DECISIONS).open(encoding="utf-8", newline="") as file:
             kept = dict.fromkeys(row["case"] for row in csv.DictReader(file) if row["decision"] == KEPT)
         try:
-            return {case: read_mask(_mask_of(folder / case, images[case]), self.num_classes) for case in kept}
+            return {case: read_mask(mask_of(folder / case, images[case]), self.num_classes) for case in kept}
         except (PictureError, OSError, KeyError) as error:
             raise UserError(f"a mask of {folder} is missing or damaged ({error}): {advice}.") from error
 
@@ -81,5 +90,6 @@ def write_mined(
     atomic_write(folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=2) + "\n"))
 
 
-def _mask_of(stem: Path, image: str) -> Path:
+def mask_of(stem: Path, image: str) -> Path:
+    """The file that ``write_mask`` makes of ``stem`` for an image."""
     return Path(f"{stem}{'.nii.gz' if image.lower().endswith(('.nii', '.nii.gz')) else '.png'}")

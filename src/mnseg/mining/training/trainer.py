@@ -20,10 +20,10 @@ __all__ = ["MiningTrainer"]
 
 
 class MiningTrainer(SupervisedTrainer):
-    """Train on labels and mined labels: ``L = L_s(labeled) + w(epoch) L_s(mined)``, with ``L_s`` of Eq. 1 of the M&N paper.
+    """Train on labels and mined labels: ``L = L_s(labeled) + w(epoch) L_s(mined)``, ``L_s`` being M&N's Eq. 1.
 
-    (Mao et al.'s own equations are not public; this is the usual form.) A batch is what ``collate_mixed`` gives: ``image``
-    (B, C, H, W) and ``label`` (B, 1, H, W), the ``state.num_unlabeled`` mined ones last.
+    (The equations of Mao et al. were not at hand; this is the usual form.) A batch is what ``collate_mixed`` gives:
+    ``image`` (B, C, H, W) and ``label`` (B, 1, H, W), the ``state.num_unlabeled`` mined ones last.
 
     ``engine.state`` has what the handlers of co-training expect: ``stage`` (1: labels only, 2: mined ones too),
     ``student`` ("2d"), ``unlabeled_seen``; and ``output``, the losses ``loss_labeled_2d`` and ``loss_unlabeled_2d``.
