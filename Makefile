@@ -204,7 +204,7 @@ $(DEMO_MINING)/data/datalist.json: | $(VENV)/.mnseg-mining
 $(DEMO_MINING)/.trained: $(DEMO_MINING)/data/datalist.json
 	@echo "== training, two at a time: with mined labels (bar below, log in $(DEMO_MINING)/mining.log) and on labels alone,"
 	@echo "   with as many updates (log in $(DEMO_MINING)/supervised.log). The large model is a random walker, no weights."
-	@$(RUN) --config_file "[$(TRAIN_MINING)]" --schedule none \
+	@$(RUN) --config_file "[$(TRAIN_MINING)]" --schedule supervised \
 	    --dataset_dir $(DEMO_MINING)/data --run_dir $(DEMO_MINING)/supervised >> $(DEMO_MINING)/supervised.log 2>&1 & other=$$!; \
 	trap 'kill $$other 2>/dev/null || true' EXIT; trap 'exit 130' INT TERM; \
 	$(RUN) --config_file "[$(TRAIN_MINING)]" --dataset_dir $(DEMO_MINING)/data --run_dir $(DEMO_MINING)/mining \

@@ -5,8 +5,9 @@
 
 60 of the 400 images are held out for validation and 80 for testing, drawn by seed 0; of the other 260 a quarter, half
 and three quarters are labeled, the same ones for all rows and seeds, a larger share containing the smaller ones. Every
-row is one ``python -m monai.bundle run`` in a process of its own; a finished row is not trained again, a stopped one goes on.
-Final weights are evaluated on the test images, on which nothing is chosen, and two Markdown tables are printed.
+row is one ``python -m monai.bundle run`` in a process of its own; a finished row is not trained again, a stopped one
+goes on. Final weights are evaluated on the test images, on which nothing is chosen, and two Markdown tables are
+printed.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ CONFIGS = ROOT / "bundles" / "sam_mining" / "configs"
 DATASET = "configs/datasets/kvasir.json"
 FIELD = "configs/metrics/field.json"
 VALIDATION, TESTING, TRAINING = 60, 80, 260
-SCHEDULES = ("none", "one_time", "continuous")
-TITLES = {"none": "U-Net++ alone", "one_time": "one-time", "continuous": "continuous"}
+SCHEDULES = ("supervised", "one_time", "continuous")
+TITLES = {"supervised": "U-Net++ alone", "one_time": "one-time", "continuous": "continuous"}
 METRICS = {"dice": ("Dice %", 100), "jaccard": ("Jaccard %", 100), "hd95_voxel": ("HD95 px", 1)}
 
 
@@ -61,7 +62,7 @@ class Row:
 
 def rows_of(shares: Sequence[int], schedules: Sequence[str]) -> list[Row]:
     """All rows; with all labels there is nothing to mine."""
-    return [Row(share, schedule) for share in shares for schedule in schedules] + [Row(100, "none")]
+    return [Row(share, schedule) for share in shares for schedule in schedules] + [Row(100, "supervised")]
 
 
 def data_of(row: Row, args: argparse.Namespace) -> Path:
@@ -149,11 +150,11 @@ def paired_table(results: Mapping[Row, Mapping[int, list[dict[str, str]]]]) -> s
     head = ["labels", "row", "against", "Dice, points [95 %]", "Jaccard, points [95 %]"]
     body = []
     for row in results:
-        for other in (Row(row.share, "none"), Row(100, "none")):
+        for other in (Row(row.share, "supervised"), Row(100, "supervised")):
             if other == row or other not in results:
                 continue
             cells = [_difference(results[row], results[other], metric) for metric in ("dice", "jaccard")]
-            against = "all labels" if other.share == 100 else TITLES["none"]
+            against = "all labels" if other.share == 100 else TITLES["supervised"]
             body.append([f"{row.share} %", TITLES[row.schedule], against, *cells])
     return markdown(head, body)
 

@@ -31,11 +31,11 @@ def test_without_stage_1_the_first_epoch_mines():
 
 
 def test_the_baseline_never_mines():
-    schedule = Schedule("none", stage_1_epochs=1, interval=1)
+    schedule = Schedule("supervised", stage_1_epochs=1, interval=1)
     assert not any(schedule.mines(e) or schedule.round(e) or schedule.weight(e) for e in range(1, 9))
     assert {schedule.stage(e) for e in range(1, 9)} == {1}
 
 
 def test_other_names_are_refused():
-    with pytest.raises(UserError, match="schedule is 'twice'; it must be one of none, one_time, continuous"):
+    with pytest.raises(UserError, match="schedule is 'twice'; it must be one of supervised, one_time, continuous"):
         Schedule("twice", 1)

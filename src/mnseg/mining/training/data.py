@@ -31,9 +31,9 @@ def require_sound_pictures(
     Raises:
         UserError: what that finds, or no unlabeled image although the schedule mines.
     """
-    if schedule != "none" and not load_datalist(path, dataset_dir, class_names).get("unlabeled", [None]):
+    if schedule != "supervised" and not load_datalist(path, dataset_dir, class_names).get("unlabeled", [None]):
         raise UserError(f'datalist {path} has no unlabeled image, so there is nothing to mine; add images under '
-                        '"unlabeled" or set schedule to none.')
+                        '"unlabeled" or set schedule to supervised.')
     return require_sound_datalist(
         path, dataset_dir, len(class_names), allow_empty_unlabeled=True, class_names=class_names, cache_dir=cache_dir,
         planar=True,

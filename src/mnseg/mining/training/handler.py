@@ -36,7 +36,7 @@ class MiningHandler:
 
     Args:
         schedule: when is mined.
-        miner: what mines; None only with the schedule "none".
+        miner: what mines; None only with the schedule "supervised".
         predictor: the small network's view of an image.
         items: the unlabeled items, in the order of ``indices``.
         indices: their dataset indices.
@@ -61,7 +61,7 @@ class MiningHandler:
         rounds: Rounds,
         num_unlabeled: int,
     ) -> None:
-        if schedule.name != "none" and not 0 < num_unlabeled < sampler.batch_size:
+        if schedule.name != "supervised" and not 0 < num_unlabeled < sampler.batch_size:
             raise UserError(f"num_unlabeled is {num_unlabeled} with batch_size {sampler.batch_size}; it must be at "
                             "least 1 and leave a labeled image in the batch.")
         self.schedule = schedule

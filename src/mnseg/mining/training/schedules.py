@@ -9,7 +9,7 @@ from mnseg.errors import UserError
 
 __all__ = ["SCHEDULES", "Schedule"]
 
-SCHEDULES = ("none", "one_time", "continuous")
+SCHEDULES = ("supervised", "one_time", "continuous")
 
 
 class Schedule:
@@ -17,7 +17,7 @@ class Schedule:
 
     - "one_time": mine once, when stage 1 (labels only) has ended, then go on with labels and mined labels;
     - "continuous": mine at the same moment and again every ``interval`` epochs;
-    - "none": never; all batches hold labels alone, at equal updates.
+    - "supervised": never; all batches hold labels alone, at equal updates.
 
     Args:
         name: one of the three.
@@ -49,7 +49,7 @@ class Schedule:
 
     def stage(self, epoch: int) -> int:
         """1: labels only; 2: labels and mined labels."""
-        return 1 if self.name == "none" else stage_of(epoch, self.stage_1_epochs)[0]
+        return 1 if self.name == "supervised" else stage_of(epoch, self.stage_1_epochs)[0]
 
     def round(self, epoch: int) -> int:
         """Number of the round whose labels an epoch (from 1) is trained on; 0: none yet."""
