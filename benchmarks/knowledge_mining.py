@@ -1,7 +1,7 @@
 """Knowledge mining on Kvasir-SEG: U-Net++ alone, one-time, continuous, and with all labels, at equal updates.
 
-    python benchmarks/mining.py --data DATA --seeds 0 1 2 --jobs 2
-    python benchmarks/mining.py --data DATA --promptable DIR --out runs/kvasir_sam        # with SAM's weights
+    python benchmarks/knowledge_mining.py --data DATA --seeds 0 1 2 --jobs 2
+    python benchmarks/knowledge_mining.py --data DATA --promptable DIR --out runs/kvasir_sam        # with SAM's weights
 
 60 of the 400 images are held out for validation and 80 for testing, drawn by seed 0; of the other 260 a quarter, half
 and three quarters are labeled, the same ones for all rows and seeds, a larger share containing the smaller ones. Every
@@ -233,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
         plain = user_error_in(error)
         if plain is None:
             raise
-        print(f"mining.py: {plain}", file=sys.stderr)
+        print(f"knowledge_mining.py: {plain}", file=sys.stderr)
         return 1
 
 
