@@ -18,7 +18,7 @@ from mnseg import __version__
 from mnseg.data.datalist import SPLITS, load_datalist, through_plane_axis
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
-from mnseg.reports.curves import curves_figure, describe_curves
+from mnseg.reports.curves import MINING_STAGE_NAMES, STAGE_NAMES, curves_figure, describe_curves
 from mnseg.reports.mining import is_planar, mined_sections, prediction_figure
 from mnseg.reports.overlays import Picture, overlay_figure, read_canonical, spread_cases
 from mnseg.reports.page import figure_block, note, page, section, table
@@ -242,9 +242,11 @@ def _curves(runs: Sequence[Run]) -> str:
         if not run.history:
             parts.append(_missing(run, "history.jsonl", "it has no curves"))
             continue
-        caption = "Blue: 3D network (the product). Orange: 2D network. Dashed: against pseudo-labels (loss), or the " \
-                  "pseudo-labels against the hidden truth (Dice)."
-        block = figure_block(curves_figure(run.history), describe_curves(run.name, run.history), caption)
+        planar = "image_size" in run.settings
+        networks = "" if planar else "Blue: 3D network (the product). Orange: 2D network. "
+        caption = f"{networks}Dashed: against pseudo-labels (loss), or the pseudo-labels against the hidden truth (Dice)."
+        figure = curves_figure(run.history, MINING_STAGE_NAMES if planar else STAGE_NAMES)
+        block = figure_block(figure, describe_curves(run.name, run.history), caption)
         parts += [f"<h3>{escape(run.name)}</h3>", block]
     return section("Training", *parts)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from tqdm import tqdm
 
 from mnseg.data.lrg_sampler import LRGBatchSampler
 from mnseg.data.pictures import PictureError, read_mask
@@ -98,7 +99,8 @@ class MiningHandler:
 
     def _mine(self, engine: Engine, number: int) -> None:
         self.rounds.forget_from(number)
-        mined = [self._mine_one(number, item) for item in self.items.values()]
+        bar = tqdm(self.items.values(), f"mining round {number}", leave=False, mininterval=1.0)
+        mined = [self._mine_one(number, item) for item in bar]
         counts = count_decisions(mined)
         kept = {image.case: image.label for image in mined if image.label is not None}
         self.measured = {"mined_kept": float(len(kept))} | self._hidden_dice(kept)

@@ -30,7 +30,7 @@ class Predictor:
     """Reads images and segments them.
 
     Args:
-        network: (B, C, H, W) -> (B, K, H, W) logits, or a list of such tensors.
+        network: (B, C, H, W) -> (B, K, H, W) logits, alone or in a list.
         inferer: how the network is applied; it gives one tensor.
         transform: from {"image": path} to the network's input.
         device: where the network is.

@@ -33,7 +33,7 @@ class MiningTrainer(SupervisedTrainer):
         max_epochs: epochs.
         schedule: when is mined, and w.
         train_data_loader: yields the batches.
-        network: (B, C, H, W) -> (B, K, H, W) logits, or a list of such tensors whose last one counts (U-Net++).
+        network: (B, C, H, W) -> (B, K, H, W) logits, alone or in a list (U-Net++).
         optimizer: of the network.
         loss: ``L_s``.
         max_grad_norm: gradients are clipped to this norm; None: not clipped.
