@@ -244,7 +244,7 @@ def _curves(runs: Sequence[Run]) -> str:
             continue
         planar = "image_size" in run.settings
         networks = "" if planar else "Blue: 3D network (the product). Orange: 2D network. "
-        caption = f"{networks}Dashed: against pseudo-labels (loss), or the pseudo-labels against the hidden truth (Dice)."
+        caption = f"{networks}Dashed: against pseudo-labels (loss), or pseudo-labels against the hidden truth (Dice)."
         figure = curves_figure(run.history, MINING_STAGE_NAMES if planar else STAGE_NAMES)
         block = figure_block(figure, describe_curves(run.name, run.history), caption)
         parts += [f"<h3>{escape(run.name)}</h3>", block]
