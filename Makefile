@@ -221,7 +221,7 @@ $(DEMO_MINING)/%/eval/field_metrics.csv: $(DEMO_MINING)/.trained
 
 $(DEMO_MINING)/report.html: $(DEMO_MINING)/mining/eval/field_metrics.csv $(DEMO_MINING)/supervised/eval/field_metrics.csv
 	@echo "== report"
-	$(BIN)/mnseg report --datalist $(DEMO_MINING)/data/datalist.json --run "mined labels=$(DEMO_MINING)/mining" \
+	$(BIN)/mnseg report --datalist $(DEMO_MINING)/data/datalist.json --run "with mined labels=$(DEMO_MINING)/mining" \
 	    --run "supervised only=$(DEMO_MINING)/supervised" --baseline "supervised only" -o $@
 
 clean-demo:

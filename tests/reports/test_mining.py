@@ -33,7 +33,7 @@ def test_image_prompt_mined_mask_and_truth_are_shown(tmp_path):
         shutil.copy(item["label"], run_dir / "eval" / "predictions" / f"{item['case']}_pred.png")
     (run_dir / "model.json").write_text(json.dumps({"image_size": [32, 32]}))
     page = write_report(tmp_path / "report.html", path, {"mining": run_dir}).read_text()
-    assert "Mined labels of mining" in page and "2D segmentation" in page
+    assert "Mined labels: mining" in page and "2D segmentation" in page
     assert "Prompts, mined masks and truth of unlabeled_000, unlabeled_002, unlabeled_001" in page
     assert "image, truth, mining" in page and page.count("data:image/png;base64") == 2
     cells = [row.split("<td>") for row in page.split("<tr") if "0.750" in row]

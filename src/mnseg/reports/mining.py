@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from mnseg.mining.miner import KEPT
 from mnseg.mining.prompts import PromptSettings, find_components, make_prompt
 from mnseg.mining.training.rounds import DECISIONS, NETWORK, SUMMARY, mask_of
 from mnseg.reports.overlays import class_color
-from mnseg.reports.page import figure_block, note, section, table
+from mnseg.reports.page import figure_block, section, table
 from mnseg.reports.run_data import Run
 
 __all__ = ["is_planar", "mined_sections", "prediction_figure"]
@@ -83,7 +82,7 @@ def _section(content: Mapping[str, Any], run: Run, rounds: Sequence[Path], max_c
     figure, cases = _round_figure(content, rounds[-1], summaries[-1], max_cases)
     if figure is not None:
         parts.append(figure_block(figure, f"Prompts, mined masks and truth of {', '.join(cases)}", CAPTION))
-    return section(f"Mined labels of {run.name}", *parts) if parts else note(escape(run.name))
+    return section(f"Mined labels: {run.name}", *parts)
 
 
 def _round_figure(
