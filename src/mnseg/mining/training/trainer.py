@@ -115,8 +115,8 @@ class MiningTrainer(SupervisedTrainer):
     def _require_finite(self, value: Tensor, what: str) -> None:
         if not torch.isfinite(value):
             raise NonFiniteLossError(
-                f"The {what} is {float(value.detach())} at epoch {self.state.epoch}, iteration {self.state.iteration} (cases "
-                f"{', '.join(self.state.batch['case'])}): look at these images, or lower the learning rate."
+                f"The {what} is {float(value.detach())} at epoch {self.state.epoch}, iteration {self.state.iteration} "
+                f"(cases {', '.join(self.state.batch['case'])}): look at these images, or lower the learning rate."
             )
 
 
