@@ -9,13 +9,14 @@
 #                            without a GPU free of CUDA packages
 #   WEIGHTS=DIR              demo: pretrained 2D network, a Hugging Face directory with a semantic segmentation model
 #   DEMO_LABEL=demo-label    demo-label: the folder that everything is written to
+#   DEMO_MINING=demo-mining  demo-mining: the folder that everything is written to
 #   DEMO=demo                demo: the folder that everything is written to
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-app test-e2e debian-e2e lint clean-demo clean-venv demo-label demo-network
+.PHONY: help demo test test-core test-app test-e2e debian-e2e lint clean-demo clean-venv demo-label demo-network demo-mining
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -26,6 +27,7 @@ TORCH_INDEX_URL ?=
 WEIGHTS ?=
 DEMO ?= demo
 DEMO_LABEL ?= demo-label
+DEMO_MINING ?= demo-mining
 
 BIN := $(VENV)/bin
 APP_BIN := $(APP_VENV)/bin
@@ -51,8 +53,9 @@ help:
 	@echo "make test-app    the app's quick tests alone, in a virtual environment of their own"
 	@echo "make test-e2e    the app with Orthanc, OHIF and Chromium, which it installs from Debian (minutes)"
 	@echo "make demo-label  a simulated clinician labels while the server retrains itself, $(DEMO_LABEL)/report.html"
+	@echo "make demo-mining phantom polyps, a random walker's masks teach a small U-Net++, $(DEMO_MINING)/report.html"
 	@echo "make lint        style check alone (ruff)"
-	@echo "make clean-demo  remove $(DEMO)/"
+	@echo "make clean-demo  remove $(DEMO)/ and $(DEMO_MINING)/"
 	@echo "make clean-venv  remove $(VENV)/ and $(APP_VENV)/"
 	@echo "Variables (PYTHON, VENV, APP_VENV, TORCH, TORCH_INDEX_URL, WEIGHTS, DEMO): see the top of the Makefile."
 
@@ -68,6 +71,11 @@ $(VENV)/.torch:
 $(VENV)/.mnseg: $(VENV)/.torch setup.cfg pyproject.toml
 	@echo "== mnseg and what it needs"
 	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.mnseg-mining: $(VENV)/.mnseg
+	@echo "== what mining needs"
+	$(PIP) install --editable '.[mining]'
 	@touch $@
 
 $(VENV)/.mnseg-test: $(VENV)/.mnseg
@@ -180,5 +188,41 @@ demo-label: $(APP_VENV)/.mnseg-app
 	$(APP_BIN)/python benchmarks/demo_label.py --out $(DEMO_LABEL)
 	@echo "Done. Open $(abspath $(DEMO_LABEL)/report.html) in a browser."
 
+# ------------------------------------------------------------------------------------------------ demo of mining
+
+MINING := bundles/sam_mining/configs
+TRAIN_MINING := '$(MINING)/train.json','configs/datasets/phantom_polyps.json','configs/mining/demo.json'
+
+demo-mining: $(DEMO_MINING)/report.html
+	@echo "Done. Open $(abspath $(DEMO_MINING)/report.html) in a browser. ('rm -r $(DEMO_MINING)' starts over.)"
+
+$(DEMO_MINING)/data/datalist.json: | $(VENV)/.mnseg-mining
+	@echo "== artificial images of polyps: 8 labeled, 40 unlabeled, 8 for validation, 16 for testing"
+	$(BIN)/mnseg phantom --kind polyps $(DEMO_MINING)/data
+	$(BIN)/mnseg check --planar $@
+
+$(DEMO_MINING)/.trained: $(DEMO_MINING)/data/datalist.json
+	@echo "== training, two at a time: with mined labels (bar below, log in $(DEMO_MINING)/mining.log) and on labels alone,"
+	@echo "   with as many updates (log in $(DEMO_MINING)/supervised.log). The large model is a random walker, no weights."
+	@$(RUN) --config_file "[$(TRAIN_MINING)]" --schedule supervised \
+	    --dataset_dir $(DEMO_MINING)/data --run_dir $(DEMO_MINING)/supervised >> $(DEMO_MINING)/supervised.log 2>&1 & other=$$!; \
+	trap 'kill $$other 2>/dev/null || true' EXIT; trap 'exit 130' INT TERM; \
+	$(RUN) --config_file "[$(TRAIN_MINING)]" --dataset_dir $(DEMO_MINING)/data --run_dir $(DEMO_MINING)/mining \
+	    >> $(DEMO_MINING)/mining.log || { tail -n 3 $(DEMO_MINING)/mining.log; echo "training FAILED, see above and $(DEMO_MINING)/mining.log" >&2; exit 1; }; \
+	echo "trained with mined labels; waiting for the other one"; \
+	wait $$other || { tail -n 5 $(DEMO_MINING)/supervised.log; echo "training FAILED, see above and $(DEMO_MINING)/supervised.log" >&2; exit 1; }
+	@touch $@
+
+$(DEMO_MINING)/%/eval/field_metrics.csv: $(DEMO_MINING)/.trained
+	@echo "== evaluation on the 16 test images: $*"
+	@$(RUN) --config_file "['$(MINING)/evaluate.json','$(DEMO_MINING)/$*/model.json','configs/metrics/field.json']" \
+	    --dataset_dir $(DEMO_MINING)/data --run_dir $(DEMO_MINING)/$* > $(DEMO_MINING)/$*.evaluate.log 2>&1 \
+	    || { tail -n 5 $(DEMO_MINING)/$*.evaluate.log; echo "evaluation FAILED, see $(DEMO_MINING)/$*.evaluate.log" >&2; exit 1; }
+
+$(DEMO_MINING)/report.html: $(DEMO_MINING)/mining/eval/field_metrics.csv $(DEMO_MINING)/supervised/eval/field_metrics.csv
+	@echo "== report"
+	$(BIN)/mnseg report --datalist $(DEMO_MINING)/data/datalist.json --run "with mined labels=$(DEMO_MINING)/mining" \
+	    --run "supervised only=$(DEMO_MINING)/supervised" --baseline "supervised only" -o $@
+
 clean-demo:
-	rm -rf $(DEMO)
+	rm -rf $(DEMO) $(DEMO_MINING)

@@ -50,19 +50,22 @@ def overrides_of(pairs: Iterable[str]) -> dict[str, Any]:
     return result
 
 
-def open_bundle(config: str, overlays: Iterable[str | Path], workflow_type: str, **override: Any) -> ConfigWorkflow:
+def open_bundle(
+    config: str, overlays: Iterable[str | Path], workflow_type: str, configs: Path = CONFIGS, **override: Any
+) -> ConfigWorkflow:
     """Initialized workflow of a config of the bundle, as ``python -m monai.bundle run`` would make it.
 
     Args:
         config: "train.json" or "evaluate.json".
         overlays: further config files; relative ones are looked for in the current folder, then in the repository.
         workflow_type: "train" or "infer".
+        configs: folder of the bundle's configs.
         override: top-level keys.
 
     Raises:
         UserError: for an overlay that does not exist.
     """
-    files = [str(CONFIGS / config), *(str(_found(path)) for path in overlays)]
+    files = [str(configs / config), *(str(_found(path)) for path in overlays)]
     workflow = ConfigWorkflow(files, workflow_type=workflow_type, logging_file=False, **override)
     workflow.initialize()
     return workflow

@@ -22,7 +22,7 @@ from mnseg.errors import UserError
 from mnseg.files import atomic_write
 from mnseg.reports.history import read_history
 
-__all__ = ["ABLATIONS", "ablation_of", "cost", "train_all", "train_command", "train_row"]
+__all__ = ["ABLATIONS", "ablation_of", "cost", "run_once", "train_all", "train_command", "train_row"]
 
 ABLATIONS = {
     "supervised": "supervised_only",
@@ -78,7 +78,12 @@ def train_row(row: str, run_dir: Path, args: argparse.Namespace) -> int:
     Raises:
         UserError: the folder holds a row that was trained by another command.
     """
-    command, extra = train_command(row, run_dir, args), overrides_of(shlex.split(args.extra))
+    return run_once(row, train_command(row, run_dir, args), run_dir, args)
+
+
+def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespace) -> int:
+    """Run a training command unless its ``model.pt`` is there; the rest of ``train_row``."""
+    extra = overrides_of(shlex.split(args.extra))
     record_path = run_dir / "benchmark.json"
     record = {"command": command, "extra": extra, "attempts": []}
     record = json.loads(record_path.read_text()) if record_path.exists() else record

@@ -10,7 +10,7 @@ import numpy as np
 from mnseg.errors import UserError
 from mnseg.reports.statistics import paired_difference
 
-__all__ = ["class_table", "difference_table", "main_table", "per_case", "spread"]
+__all__ = ["class_table", "difference_table", "main_table", "markdown", "per_case", "spread"]
 
 METRICS = {"dice": ("Dice %", 100), "jaccard": ("Jaccard %", 100), "hd95_voxel": ("HD95", 1), "asd_voxel": ("ASD", 1)}
 
@@ -37,7 +37,8 @@ def spread(values: Sequence[float], scale: float = 1) -> str:
     return f"{known.mean():.2f} ± {known.std(ddof=1):.2f}" if len(known) > 1 else f"{known.mean():.2f}"
 
 
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
     return "\n".join(lines)
 
@@ -50,7 +51,7 @@ def main_table(results: dict[tuple[str, str], list[dict[str, str]]], costs: dict
         values = [spread(list(per_case(rows, metric).values()), scale) for metric, (_, scale) in METRICS.items()]
         price = costs[row]
         body.append([row, network, *values, price[network], price["seen"], price["wall"], price["cpu"]])
-    return _markdown(head, body)
+    return markdown(head, body)
 
 
 def class_table(results: dict[tuple[str, str], list[dict[str, str]]]) -> str:
@@ -61,7 +62,7 @@ def class_table(results: dict[tuple[str, str], list[dict[str, str]]]) -> str:
             values = [spread(list(per_case(rows, m, name).values()), scale) for m, (_, scale) in METRICS.items()]
             missed = sum(r["class_name"] == name and not math.isfinite(float(r["hd95_voxel"])) for r in rows)
             body.append([row, network, name, *values, str(missed)])
-    return _markdown(["row", "network", "class", *(t for t, _ in METRICS.values()), "no distance"], body)
+    return markdown(["row", "network", "class", *(t for t, _ in METRICS.values()), "no distance"], body)
 
 
 def difference_table(results: dict[tuple[str, str], list[dict[str, str]]]) -> str:
@@ -82,4 +83,4 @@ def difference_table(results: dict[tuple[str, str], list[dict[str, str]]]) -> st
             text = f"{mean * scale:+.2f} [{low * scale:+.2f}, {high * scale:+.2f}]"
             cells.append(text if math.isfinite(mean) else "-")
         body.append([row, network, *cells])
-    return _markdown(["row - supervised g", "network", *(title for title, _ in METRICS.values())], body)
+    return markdown(["row - supervised g", "network", *(title for title, _ in METRICS.values())], body)

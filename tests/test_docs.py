@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-KEYS_PAGE = ROOT / "docs/reference/config-keys.md"
-TRAIN = json.loads((ROOT / "bundles/mn_cotraining/configs/train.json").read_text())
+BUNDLES = {"mn_cotraining": "config-keys.md", "sam_mining": "mining-keys.md"}
+KEYS_PAGE = {name: ROOT / "docs/reference" / page for name, page in BUNDLES.items()}
+TRAIN = {name: json.loads((ROOT / "bundles" / name / "configs/train.json").read_text()) for name in BUNDLES}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ROW = re.compile(r"^\| `(?P<key>\w+)` \| (?P<default>[^|]+) \|", re.MULTILINE)
 # Folders of the repository; other paths in the pages are the reader's own.
 REPOSITORY_PATH = re.compile(r"(?<![\w/…<])(?:bundles|configs|src|tests|benchmarks)/[\w./-]*\w")
 
 
-def _documented() -> dict[str, str]:
-    return {match["key"]: match["default"].strip() for match in ROW.finditer(KEYS_PAGE.read_text())}
+def _documented(bundle: str) -> dict[str, str]:
+    return {match["key"]: match["default"].strip() for match in ROW.finditer(KEYS_PAGE[bundle].read_text())}
 
 
 def _is_computed(value: object) -> bool:
@@ -26,15 +27,17 @@ def _is_computed(value: object) -> bool:
     return isinstance(value, dict) or '"$' in text
 
 
-def test_every_key_is_documented_once_and_exists() -> None:
-    rows = [match["key"] for match in ROW.finditer(KEYS_PAGE.read_text())]
-    assert sorted(rows) == sorted(TRAIN)
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_every_key_is_documented_once_and_exists(bundle: str) -> None:
+    rows = [match["key"] for match in ROW.finditer(KEYS_PAGE[bundle].read_text())]
+    assert sorted(rows) == sorted(TRAIN[bundle])
 
 
-@pytest.mark.parametrize("key", sorted(TRAIN))
-def test_documented_default_is_the_default(key: str) -> None:
-    wanted = "computed" if _is_computed(TRAIN[key]) else f"`{json.dumps(TRAIN[key])}`"
-    assert _documented().get(key) == wanted
+@pytest.mark.parametrize(("bundle", "key"), [(bundle, key) for bundle in BUNDLES for key in sorted(TRAIN[bundle])])
+def test_documented_default_is_the_default(bundle: str, key: str) -> None:
+    value = TRAIN[bundle][key]
+    wanted = "computed" if _is_computed(value) else f"`{json.dumps(value)}`"
+    assert _documented(bundle).get(key) == wanted
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -54,7 +57,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_keys_set_in_commands_exist(page: Path) -> None:
-    configs = (ROOT / "bundles/mn_cotraining/configs").glob("*.json")
+    configs = (ROOT / "bundles").glob("*/configs/*.json")
     known = {key for path in configs for key in json.loads(path.read_text())}
     commands = re.findall(r"python -m monai\.bundle run((?:.*\\\n)*.*)", page.read_text())
     used = {key for command in commands for key in re.findall(r"--(\w+)", command)} - {"config_file"}

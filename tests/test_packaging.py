@@ -31,9 +31,11 @@ BROUGHT_BY = {
     "itk": "itk",
     "pydicom": "pydicom",
     "PIL": "matplotlib",
+    "safetensors": "transformers",
 }
 # Imported where they are needed only, with a sentence when they are missing: import name -> extra.
-OPTIONAL = {"h5py": "import", "highdicom": "dicom", "monailabel": "app"}
+OPTIONAL = {"h5py": "import", "highdicom": "dicom", "monailabel": "app", "skimage": "mining"}
+INSTALLED_AS = {"skimage": "scikit-image"}
 
 
 def _setup_cfg() -> ConfigParser:
@@ -68,8 +70,9 @@ def test_imported_libraries_are_required(path: Path) -> None:
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_optional_libraries_are_extras_that_the_tests_install(name: str) -> None:
     extras = _setup_cfg()["options.extras_require"]
-    assert name in extras[OPTIONAL[name]]
-    assert name in extras["test"] or f"mnseg[{OPTIONAL[name]}]" in extras["test-app"]
+    distribution = INSTALLED_AS.get(name, name)
+    assert distribution in extras[OPTIONAL[name]]
+    assert distribution in extras["test"] or f"mnseg[{OPTIONAL[name]}]" in extras["test-app"]
 
 
 def test_tensorboard_is_required_because_torch_imports_it_lazily() -> None:

@@ -10,12 +10,15 @@ from monai.bundle import ConfigParser
 from mnseg.settings import RULES, wrong_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN = ConfigParser.load_config_file(ROOT / "bundles" / "mn_cotraining" / "configs" / "train.json")
+TRAIN, MINING = (
+    ConfigParser.load_config_file(ROOT / "bundles" / name / "configs" / "train.json")
+    for name in ("mn_cotraining", "sam_mining")
+)
 
 
 def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
-    assert list(wrong_settings(TRAIN)) == []
-    assert RULES.keys() <= TRAIN.keys()
+    assert list(wrong_settings(TRAIN)) == list(wrong_settings(MINING)) == []
+    assert RULES.keys() <= TRAIN.keys() | MINING.keys()
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,8 @@ def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
         ("amp_dtype", "bf16", "amp_dtype is 'bf16'; it must be one of bfloat16, float16, or null."),
         ("learning_rate_final", 0.0001, "learning_rate_final is 0.0001; it must be below learning_rate (0.0001)."),
         ("min_zoom", 1.5, "min_zoom is 1.5; it must not be above max_zoom (1.1)."),
+        ("image_size", [32], "image_size is [32]; it must be two whole numbers above 0, rows and columns."),
+        ("mining_interval", 0, "mining_interval is 0; it must be a whole number of at least 1."),
         ("ema_teacher", True, "ema_teacher is true, but ema_momentum is null"),
     ],
 )

@@ -32,6 +32,7 @@ MODEL_KEYS = (
     "spacing",
     "intensity",
     "patch_size",
+    "image_size",
     "overlap",
     "network_def",
 )

@@ -118,6 +118,8 @@ def _add_datalist(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--keep-hidden", action="store_true", help="take hidden labels from --labels")
     parser.add_argument("--class-names", metavar="A,B,…", type=_names, help="names of label values 0, 1, …: the "
                                                                             "background first")
+    parser.add_argument("--planar", action="store_true", help="2D images (PNG, JPEG, BMP, TIFF, NIfTI of one slice, "
+                                                              "DICOM of one frame) with masks, for sam_mining")
     parser.add_argument("--check", action=argparse.BooleanOptionalAction, default=True,
                         help="read all files first and write nothing when one is unsound (default: yes)")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the datalist to write (JSON)")
@@ -133,12 +135,13 @@ def _run_datalist(args: argparse.Namespace) -> int:
     require_writable(args.output)
     built = build_datalist(
         args.images, args.labels, args.hidden_labels, args.keep_hidden, args.labeled, args.validation, args.test,
-        args.order, args.seed, args.class_names, args.group_by, args.ignored,
+        args.order, args.seed, args.class_names, args.group_by, args.ignored, args.planar,
     )
     for note in built.notes:
         print(f"note: {note}", file=sys.stderr)
     if args.check:
-        report = check_datalist(built.datalist, check_hidden=True, progress=True, allow_empty_unlabeled=True)
+        report = check_datalist(built.datalist, check_hidden=True, progress=True, allow_empty_unlabeled=True,
+                                planar=args.planar)
         _print_findings(report)
         if report.errors:
             raise UserError(f"{args.output} was not written: {report.summary()}. Repair or remove the files named "
@@ -200,8 +203,7 @@ def _run_import(args: argparse.Namespace) -> int:
     for finding in imported.findings:
         print(finding, file=sys.stderr)
     print(f"{imported.path}: " + ", ".join(f"{count} {split}" for split, count in imported.counts.items()))
-    if imported.command:
-        print(f"train with:\n  {imported.command}")
+    print(f"train with:\n  {imported.command}")
     return 0
 
 
@@ -216,6 +218,8 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--num-classes", metavar="K", type=_positive, help="label values must be 0..K-1 (default: as "
                                                                            "many as the datalist's class_names)")
     parser.add_argument("--jobs", metavar="N", type=_positive, help="volumes in memory at once (default: up to 4)")
+    parser.add_argument("--planar", action="store_true", help="2D images (PNG, JPEG, BMP, TIFF, NIfTI of one slice, "
+                                                              "DICOM of one frame) with masks, for sam_mining")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=_run_check)
 
@@ -224,7 +228,7 @@ def _run_check(args: argparse.Namespace) -> int:
     from mnseg.data.integrity import check_datalist
 
     report = check_datalist(args.datalist, args.dataset_dir, args.num_classes, args.jobs, check_hidden=True,
-                            progress=not args.json)
+                            progress=not args.json, planar=args.planar)
     if args.json:
         print(json.dumps(report.as_dict(), indent=2))
     else:
@@ -241,28 +245,34 @@ def _print_findings(report: CheckReport) -> None:
 def _add_phantom(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "phantom", help="make artificial scans with labels, to try everything without data",
-        description="Write artificial scans with several organs, their labels and a datalist.",
-        argument_default=argparse.SUPPRESS,  # the defaults are those of write_phantom_dataset
+        description="Write artificial scans with several organs, their labels and a datalist; or RGB images of polyps.",
+        argument_default=argparse.SUPPRESS,  # the defaults are those of write_phantom_dataset, write_polyp_dataset
     )
     parser.add_argument("output", metavar="DIR", help="folder to write to")
     for split in ("labeled", "unlabeled", "validation", "testing"):
         parser.add_argument(f"--{split}", dest=f"num_{split}", metavar="N", type=_count, help=f"{split} cases")
-    parser.add_argument("--size", metavar="N", type=_positive, nargs="+", help="voxels per edge: one number or three")
+    parser.add_argument("--size", metavar="N", type=_positive, nargs="+", help="voxels per edge: one number or three "
+                                                                                "(polyps: or two)")
+    parser.add_argument("--kind", choices=("abdomen", "polyps"), default="abdomen",
+                        help="3D scans, or 2D images for sam_mining (default: abdomen)")
     parser.add_argument("--seed", type=_count)
     parser.set_defaults(run=_run_phantom)
 
 
 def _run_phantom(args: argparse.Namespace) -> int:
     from mnseg.data.phantom import write_phantom_dataset
+    from mnseg.data.phantom_polyps import write_polyp_dataset
 
-    options = {name: value for name, value in vars(args).items() if name not in ("run", "output")}
+    axes, write = {"abdomen": (3, write_phantom_dataset), "polyps": (2, write_polyp_dataset)}[args.kind]
+    options = {name: value for name, value in vars(args).items() if name not in ("run", "output", "kind")}
     if "size" in options:
-        if len(options["size"]) not in (1, 3):
-            raise UserError(f"--size takes one number or three, not {len(options['size'])}.")
+        if len(options["size"]) not in (1, axes):
+            words = "three" if axes == 3 else "two"
+            raise UserError(f"--size takes one number or {words}, not {len(options['size'])}.")
         options["size"] = options["size"][0] if len(options["size"]) == 1 else tuple(options["size"])
     if (Path(args.output) / "datalist.json").exists():
         raise UserError(f"{args.output} holds a datalist already: choose another folder, or remove this one.")
-    print(write_phantom_dataset(args.output, **options))
+    print(write(args.output, **options))
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from mnseg.engines.co_trainer import AMP_DTYPES
 from mnseg.engines.stages import ROLES
 from mnseg.handlers.lrg_sampling import MODES
+from mnseg.mining.training.schedules import SCHEDULES
 from mnseg.networks.adaptation import STRATEGIES
 
 __all__ = ["wrong_settings"]
@@ -51,6 +52,10 @@ def _is_patch(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_whole(v) and v > 0 for v in value)
 
 
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_whole(v) and v > 0 for v in value)
+
+
 def _is_range(value: Any) -> bool:
     if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(map(_is_number, value)):
         return False
@@ -64,6 +69,7 @@ RULES: dict[str, Rule] = {
     "amp_dtype": _or_null(_one_of(*AMP_DTYPES)),
     "seed": _whole(0),
     "patch_size": (_is_patch, "three whole numbers above 0, one an axis"),
+    "image_size": (_is_size, "two whole numbers above 0, rows and columns"),
     "overlap": _number(0, 1, open_high=True),
     "sw_batch_size": _whole(1),
     "batch_size": _whole(1),
@@ -103,6 +109,12 @@ RULES: dict[str, Rule] = {
     "val_cases": _or_null(_whole(0)),
     "hidden_cases": _whole(0),
     "checkpoint_interval": _whole(1),
+    "schedule": _one_of(*SCHEDULES),
+    "mining_interval": _whole(1),
+    "pseudo_weight": _number(0),
+    "ramp_epochs": _whole(0),
+    "rotation": _number(0, 180),
+    "embedding_cache_gb": _number(0),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mnseg.data.ignored import read_ignored
 from mnseg.data.patients import group_by_patient
+from mnseg.data.picture_folders import list_pictures
 from mnseg.data.splits import choose_splits, named, read_case_list
 from mnseg.data.volume_formats import list_labels, list_volumes
 from mnseg.errors import UserError
@@ -40,6 +41,7 @@ def build_datalist(
     class_names: Sequence[str] | None = None,
     group_by: str | None = None,
     ignored: PathLike | None = None,
+    planar: bool = False,
 ) -> BuiltDatalist:
     """Pair images and labels that have the same file stem, and split them.
 
@@ -55,6 +57,7 @@ def build_datalist(
         group_by: how to find the patient of a scan, see `mnseg.data.patients.group_by_patient`; keeps a patient's scans
             together.
         ignored: CSV file with the columns case and class: the structures that were not drawn, a line each.
+        planar: the folders hold 2D images and masks (`mnseg.data.pictures`), not volumes.
 
     Raises:
         UserError: no images, labels in the images' own folder, unknown names in a list, or a split that cannot be made.
@@ -65,12 +68,15 @@ def build_datalist(
                             "folder that holds the labels.")
     if not Path(images).is_dir():
         raise UserError(f"{images} is not a folder; name the one that holds the scans.")
-    image_files = list_volumes(images)
+    image_files = list_pictures(images) if planar else list_volumes(images)
+    if not image_files and planar:
+        raise UserError(f"{images} holds no 2D images: no PNG, JPEG, BMP, TIFF, NIfTI or DICOM files.")
     if not image_files:
         raise UserError(f"{images} holds no scans: no .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd files and no folder of "
                         "a DICOM series.")
-    label_files = list_labels(labels) if labels is not None else {}
-    hidden_files = list_labels(hidden_labels) if hidden_labels is not None else {}
+    find = list_pictures if planar else list_labels
+    label_files = find(labels) if labels is not None else {}
+    hidden_files = find(hidden_labels) if hidden_labels is not None else {}
     notes = _unpaired(label_files, image_files, labels) + _unpaired(hidden_files, image_files, hidden_labels)
     hidden_files = {**(label_files if keep_hidden else {}), **hidden_files}
     cases = list(image_files) if order is None else read_case_list(order)

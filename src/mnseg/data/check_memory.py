@@ -14,6 +14,7 @@ from mnseg._version import __version__
 from mnseg.data.case_check import CaseResult, Finding, check_case
 from mnseg.data.content_digests import ContentDigests
 from mnseg.data.outliers import ScanProfile
+from mnseg.data.picture_check import check_picture_case
 from mnseg.errors import UserError
 from mnseg.files import shared_write
 
@@ -31,12 +32,16 @@ class CheckMemory:
         folder: where ``checks.json`` lies; None: everything is read, nothing remembered.
         num_classes: see ``check_case``.
         check_hidden: see ``check_case``.
+        planar: the files are 2D images: ``check_picture_case`` looks at them.
     """
 
-    def __init__(self, folder: str | Path | None, num_classes: int | None, check_hidden: bool) -> None:
+    def __init__(
+        self, folder: str | Path | None, num_classes: int | None, check_hidden: bool, planar: bool = False
+    ) -> None:
         self.path = None if folder is None else Path(folder) / "checks.json"
         self.digests = None if folder is None else ContentDigests(folder)
-        self.settings = [num_classes, check_hidden, __version__]
+        self.settings = [num_classes, check_hidden, __version__, *(["planar"] if planar else [])]
+        self.check_case = check_picture_case if planar else check_case
         self.earlier = {} if self.path is None else _read(self.path)
         self.results: dict[str, dict] = {}
 
@@ -46,7 +51,7 @@ class CheckMemory:
         if key in self.earlier:
             result = _restored(self.earlier[key])
         else:
-            result = check_case(split, item, self.settings[0], self.settings[1])
+            result = self.check_case(split, item, self.settings[0], self.settings[1])
         if key is not None:
             self.results[key] = asdict(result) | {"classes": sorted(result.classes)}
         return result

@@ -76,6 +76,7 @@ def check_datalist(
     allow_empty_unlabeled: bool = False,
     in_channels: int | None = None,
     cache_dir: str | os.PathLike | None = None,
+    planar: bool = False,
 ) -> CheckReport:
     """Read every image and label once and report all defects.
 
@@ -90,6 +91,7 @@ def check_datalist(
         allow_empty_unlabeled: say nothing about an "unlabeled" list without items.
         in_channels: channels that every scan must have; default: all the same number.
         cache_dir: folder that remembers what was found, so that only new and changed files are read; None: all are.
+        planar: the scans are 2D images; gray and color may be mixed.
 
     Raises:
         UserError: the datalist itself cannot be read. Defects of the scans are findings instead.
@@ -105,7 +107,7 @@ def check_datalist(
                                                  f"{num_classes} classes were asked for: make them agree."))
     num_classes = num_classes or (len(names) if names else None)
     items = [(split, item) for split in SPLITS for item in resolved.get(split, [])]
-    memory = CheckMemory(cache_dir, num_classes, check_hidden)
+    memory = CheckMemory(cache_dir, num_classes, check_hidden, planar)
     results = _check_cases(items, memory, jobs or min(4, os.cpu_count() or 1), progress)
     memory.save()
     findings += [finding for result in results for finding in result.findings]
@@ -235,6 +237,7 @@ def require_sound_datalist(
     in_channels: int | None = None,
     class_names: Sequence[str] | None = None,
     cache_dir: str | os.PathLike | None = None,
+    planar: bool = False,
 ) -> dict[str, Any]:
     """Load and check a datalist for training; warnings are logged, errors stop.
 
@@ -243,6 +246,7 @@ def require_sound_datalist(
         in_channels: channels that every scan must have, those of the network's input.
         class_names: names that "ignored" may use, where the datalist has no "class_names" itself.
         cache_dir: see ``check_datalist``.
+        planar: see ``check_datalist``.
 
     Returns:
         The datalist with all of "labeled", "unlabeled", "validation", "testing" (possibly empty); absolute paths;
@@ -265,7 +269,7 @@ def require_sound_datalist(
     _compare_names(datalist.get("class_names"), class_names, path)
     _require_batch(batch_size, min_labeled)
     report = check_datalist(datalist, num_classes=num_classes, allow_empty_unlabeled=allow_empty_unlabeled,
-                            in_channels=in_channels, cache_dir=cache_dir)
+                            in_channels=in_channels, cache_dir=cache_dir, planar=planar)
     for finding in report.warnings:
         logger.warning("%s", finding)
     try:

@@ -82,7 +82,8 @@ class FieldMetricsHandler:
             self.rows += self._measure(item["pred"], item["label"])
 
     def _measure(self, pred: torch.Tensor, label: torch.Tensor) -> list[dict[str, Any]]:
-        case = case_id(str(getattr(pred, "meta", {}).get("filename_or_obj", f"case{len(self.rows)}")))
+        meta = getattr(pred, "meta", {})
+        case = meta.get("case") or case_id(str(meta.get("filename_or_obj", f"case{len(self.rows)}")))
         if not len(pred) == len(label) == len(self.class_names):
             raise UserError(
                 f"{case}: prediction has {len(pred)} channels, label {len(label)}, class_names names "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from mnseg.errors import UserError
 from mnseg.networks.hub import find_file, read_json
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "input_normalization"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "input_normalization", "normalization_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,11 @@ def input_normalization(name: str, local_only: bool) -> tuple[tuple[float, ...],
     if settings is None:
         logger.warning("%s has no preprocessor_config.json: ImageNet's mean and std are used for its input.", name)
         return IMAGENET_MEAN, IMAGENET_STD, 1.0
+    return normalization_of(settings, name)
+
+
+def normalization_of(settings: Mapping[str, Any], name: str) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+    """The same from the content of preprocessor_config.json."""
     # Images have 8 bits: x in [0, 1] is x * 255 before the processor's own rescaling.
     rescale = 255.0 * float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 255.0
     if not settings.get("do_normalize", True):

@@ -10,7 +10,7 @@ from torch import nn
 
 from mnseg.errors import UserError
 
-__all__ = ["require_fitting_patch"]
+__all__ = ["require_fitting_image", "require_fitting_patch"]
 
 
 def require_fitting_patch(network: nn.Module, in_channels: int, patch_size: Sequence[int]) -> None:
@@ -43,3 +43,24 @@ def require_fitting_patch(network: nn.Module, in_channels: int, patch_size: Sequ
     if list(output.shape[2:]) != sizes and output.ndim == 5:
         left = list(output.shape[2:])
         raise UserError(f"patch_size {sizes} leaves the 3D network as {left}: choose multiples of 16.")
+
+
+def require_fitting_image(network: nn.Module, in_channels: int, image_size: Sequence[int]) -> None:
+    """The same for a 2D network: one image of ``image_size`` (rows, columns) must keep its size.
+
+    Raises:
+        UserError: naming ``image_size`` and what the network said.
+    """
+    sizes = list(image_size)
+    probe = copy.deepcopy(network).to("meta").train()
+    try:
+        with torch.no_grad():
+            output = probe(torch.empty(2, in_channels, *sizes, device="meta"))
+    except NotImplementedError:
+        return
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"image_size {sizes} does not fit the network ({reason}): choose multiples of 16.") from error
+    output = output[-1] if isinstance(output, (list, tuple)) else output
+    if list(output.shape[2:]) != sizes:
+        raise UserError(f"image_size {sizes} leaves the network as {list(output.shape[2:])}: choose multiples of 16.")

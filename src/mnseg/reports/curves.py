@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mnseg.reports.history import series
 
-__all__ = ["curves_figure", "describe_curves"]
+__all__ = ["MINING_STAGE_NAMES", "STAGE_NAMES", "curves_figure", "describe_curves"]
 
 # Blue is the 3D network, orange the 2D one; dashes are pseudo-labels: readable without color, too.
 COLORS = {"3d": "#0b5cad", "2d": "#b8480b"}
 NETWORKS = {"3d": "3D network", "2d": "2D network"}
 STAGE_COLORS = {1: "#e8edf3", 2: "#fff3d6"}
 STAGE_NAMES = {1: "stage 1: labels only", 2: "stage 2: co-training"}
+MINING_STAGE_NAMES = {1: "labels only", 2: "labels and mined labels"}
 
 
-def curves_figure(history: list[dict]) -> Figure:
+def curves_figure(history: list[dict], stage_names: Mapping[int, str] = STAGE_NAMES) -> Figure:
     """Three panels over a common axis of epochs: losses, Dice, and b_u with the stages shaded behind them."""
     figure = Figure(figsize=(10, 7.2), layout="constrained")
     losses, dice, sampling = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.3))
@@ -42,7 +45,7 @@ def curves_figure(history: list[dict]) -> Figure:
     sampling.set_ylabel("unlabeled\nper batch, $b_u$")
     sampling.set_xlabel("epoch")
     sampling.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _shade_stages((losses, dice, sampling), history)
+    _shade_stages((losses, dice, sampling), history, stage_names)
     for axis in (losses, dice):
         if axis.lines:
             axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
@@ -75,7 +78,7 @@ def _line(axis: Axes, history: list[dict], key: str, label: str, color: str, sty
     axis.plot(epochs, values, style, color=color, label=label, marker=marker, markersize=4, linewidth=1.6)
 
 
-def _shade_stages(axes: tuple[Axes, ...], history: list[dict]) -> None:
+def _shade_stages(axes: tuple[Axes, ...], history: list[dict], stage_names: Mapping[int, str]) -> None:
     """Fill each run of epochs of one stage from half an epoch before it to half an epoch behind it."""
     first, last = history[0]["epoch"], history[-1]["epoch"]
     stages = [record.get("stage") for record in history]
@@ -86,8 +89,8 @@ def _shade_stages(axes: tuple[Axes, ...], history: list[dict]) -> None:
         stage = record.get("stage")
         for axis in axes:
             axis.axvspan(left, right, color=STAGE_COLORS.get(stage, "#ffffff"), zorder=0, linewidth=0)
-        if stage in STAGE_NAMES:
-            axes[0].text((left + right) / 2, 1.02, STAGE_NAMES[stage], transform=axes[0].get_xaxis_transform(),
+        if stage in stage_names:
+            axes[0].text((left + right) / 2, 1.02, stage_names[stage], transform=axes[0].get_xaxis_transform(),
                          ha="center", va="bottom", fontsize=9, color="#333333")
     for axis in axes:
         axis.set_xlim(first - 0.5, last + 0.5)

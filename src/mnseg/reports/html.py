@@ -18,7 +18,8 @@ from mnseg import __version__
 from mnseg.data.datalist import SPLITS, load_datalist, through_plane_axis
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
-from mnseg.reports.curves import curves_figure, describe_curves
+from mnseg.reports.curves import MINING_STAGE_NAMES, STAGE_NAMES, curves_figure, describe_curves
+from mnseg.reports.mining import is_planar, mined_sections, prediction_figure
 from mnseg.reports.overlays import Picture, overlay_figure, read_canonical, spread_cases
 from mnseg.reports.page import figure_block, note, page, section, table
 from mnseg.reports.run_data import Run, load_run
@@ -94,9 +95,13 @@ def write_report(
     content = load_datalist(datalist, dataset_dir)
     loaded = [load_run(name, folder) for name, folder in runs.items()]
     baseline = _baseline(loaded, reference)
+    planar = is_planar(content)
     body = [
         _results(loaded, baseline),
-        _pictures(content, loaded, baseline, max_cases),
+        _planar_pictures(content, loaded, baseline, max_cases) if planar else (
+            _pictures(content, loaded, baseline, max_cases)
+        ),
+        *mined_sections(content, loaded, max_cases),
         _curves(loaded),
         _settings(loaded),
     ]
@@ -126,7 +131,7 @@ def _intro(content: dict, runs: Sequence[Run]) -> list[str]:
         protocol += " Some of these were trained on, so their numbers say nothing about new scans."
     elif splits["validation"]:
         protocol += " Validation cases may have chosen the checkpoint, so their numbers are optimistic."
-    return [f"3D segmentation from few labeled scans: {names}.", protocol]
+    return [f"{'2D' if is_planar(content) else '3D'} segmentation from few labeled scans: {names}.", protocol]
 
 
 def _results(runs: Sequence[Run], baseline: Run | None) -> str:
@@ -168,6 +173,19 @@ def _pictures(content: dict, runs: Sequence[Run], baseline: Run | None, max_case
         "right. Dice values are means over the classes of the whole scan, not of the slice."
     )
     return section(heading, *parts, figure_block(figure, alt, caption))
+
+
+def _planar_pictures(content: dict, runs: Sequence[Run], baseline: Run | None, max_cases: int) -> str:
+    items = {item["case"]: item for split in SPLITS for item in content.get(split, []) if "label" in item}
+    with_masks = set().union(*(run.predictions for run in runs)) & set(items)
+    if not with_masks:
+        return section("Images and masks", note("No case has both a mask and a truth in the datalist.", "missing"))
+    shown, reason = _choose(runs, baseline, with_masks, max_cases)
+    names = dict(list(enumerate(content["class_names"]))[1:])
+    figure = prediction_figure([(items[case], place) for case, place in shown], runs, names)
+    cases, columns = ", ".join(case for case, _ in shown), ", ".join(run.name for run in runs)
+    alt = f"Outlines of {', '.join(names.values())} on {cases}: image, truth, {columns}"
+    return section("Images and masks", figure_block(figure, alt, reason))
 
 
 def _choose(
@@ -224,9 +242,11 @@ def _curves(runs: Sequence[Run]) -> str:
         if not run.history:
             parts.append(_missing(run, "history.jsonl", "it has no curves"))
             continue
-        caption = "Blue: 3D network (the product). Orange: 2D network. Dashed: against pseudo-labels (loss), or the " \
-                  "pseudo-labels against the hidden truth (Dice)."
-        block = figure_block(curves_figure(run.history), describe_curves(run.name, run.history), caption)
+        planar = "image_size" in run.settings
+        networks = "" if planar else "Blue: 3D network (the product). Orange: 2D network. "
+        caption = f"{networks}Dashed: against pseudo-labels (loss), or pseudo-labels against the hidden truth (Dice)."
+        figure = curves_figure(run.history, MINING_STAGE_NAMES if planar else STAGE_NAMES)
+        block = figure_block(figure, describe_curves(run.name, run.history), caption)
         parts += [f"<h3>{escape(run.name)}</h3>", block]
     return section("Training", *parts)
 

@@ -67,14 +67,15 @@ def load_run(name: str, folder: str | os.PathLike) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"run {name!r}: the folder {folder} does not exist; give the run_dir of a training")
-    masks = sorted((folder / "eval" / "predictions").rglob("*_pred.nii*"))
+    found = sorted((folder / "eval" / "predictions").rglob("*_pred.*"))
+    masks = [path for path in found if path.name.endswith((".nii", ".nii.gz", ".png"))]
     run = Run(
         name,
         folder,
         _read_metrics(folder / "eval" / "field_metrics.csv"),
         read_history(folder),
         _read_settings(folder / "model.json"),
-        {path.name.split("_pred.nii")[0]: path for path in masks},
+        {path.name.rsplit("_pred.", 1)[0]: path for path in masks},
     )
     if not (run.metrics or run.history or run.settings or run.predictions):
         raise UserError(

@@ -68,7 +68,7 @@ def load(out: Path) -> dict:
 
 def write_pairs(images: Path, masks: Path, names: list[str], suffix: str = ".png") -> None:
     """``NAME.jpg`` images of 16x12 pixels and masks with the values 0 and 255."""
-    rng = np.random.default_rng(len(names))
+    rng = np.random.default_rng(list(str(images).encode()))  # no image twice in a set
     for folder in (images, masks):
         folder.mkdir(parents=True, exist_ok=True)
     for name in names:

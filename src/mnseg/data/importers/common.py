@@ -43,7 +43,7 @@ class Source:
         convert: ``convert(case, image, label)`` writes a case as NIfTI to the paths ``image`` and ``label`` and may
             return a note. None: the files are used as they are.
         describe: ``describe(datalist)`` makes an overlay of what this data set alone needs. None: no such overlay.
-        planar: 2D images in PNG or JPEG, which are checked here and not by `check_datalist`.
+        planar: 2D images, for the bundle sam_mining.
     """
 
     class_names: list[str]

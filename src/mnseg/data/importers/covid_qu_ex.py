@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mnseg.data.importers.common import Case, Source, wrong_layout
-from mnseg.data.importers.planar import list_images
+from mnseg.data.picture_folders import list_pictures
 from mnseg.data.splits import named
 from mnseg.errors import UserError
 
@@ -26,14 +26,15 @@ def find(src: Path) -> Source:
         raise wrong_layout(folder, "COVID-QU-Ex", LAYOUT + ", with images in all three")
     train, validation, test = (len(cases[split]) for split in SPLITS)
     splits = {"labeled": str(train // 2), "validation": f"last:{validation}:{test}", "testing": f"last:{test}"}
-    return Source(["background", "lung"], [case for split in SPLITS for case in cases[split]], splits, planar=True)
+    ordered = [case for split in SPLITS for case in cases[split]]
+    return Source(["background", "lung"], ordered, splits, overlays=["configs/datasets/covid_qu_ex.json"], planar=True)
 
 
 def _cases(folder: Path, split: str) -> list[Case]:
     """All groups (COVID-19, Non-COVID, Normal) of a split; file names repeat, so split and group are in the case id."""
     cases = []
     for group in sorted(path for path in folder.iterdir() if (path / "images").is_dir()):
-        images, masks = list_images(group / "images"), list_images(group / "lung masks")
+        images, masks = list_pictures(group / "images"), list_pictures(group / "lung masks")
         if lonely := [name for name in images if name not in masks]:
             raise UserError(f"{group / 'lung masks'} has no mask for {named(lonely, noun='image')}; is the download "
                             "complete?")

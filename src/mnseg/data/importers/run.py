@@ -16,7 +16,6 @@ from tqdm import tqdm
 from mnseg.data.build_datalist import gaps
 from mnseg.data.datalist import SPLITS, load_datalist, write_datalist
 from mnseg.data.importers.common import Case, Source, require_folder
-from mnseg.data.importers.planar import require_sound_pairs
 from mnseg.data.integrity import Finding, check_datalist
 from mnseg.data.splits import choose_splits
 from mnseg.errors import UserError
@@ -38,7 +37,7 @@ class Imported:
     counts: dict[str, int]
     notes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    command: str | None = None
+    command: str = ""
 
 
 def import_dataset(
@@ -171,10 +170,8 @@ def _item(case: Case, key: str, with_label: bool) -> dict[str, str]:
 
 def _checked(source: Source, datalist: Mapping[str, Any], progress: bool) -> list[Finding]:
     """Warnings; errors are raised, and no datalist is written."""
-    if source.planar:
-        require_sound_pairs(datalist, progress)
-        return []
-    report = check_datalist(datalist, check_hidden=True, progress=progress, allow_empty_unlabeled=True)
+    report = check_datalist(datalist, check_hidden=True, progress=progress, allow_empty_unlabeled=True,
+                            planar=source.planar)
     if report.errors:
         more = f"\n  … and {len(report.errors) - LIMIT} more" if len(report.errors) > LIMIT else ""
         remedy = "repair the files"
@@ -189,11 +186,11 @@ def _counts(datalist: Mapping[str, Any]) -> dict[str, int]:
     return {split: len(datalist.get(split, [])) for split in SPLITS}
 
 
-def _command(source: Source, out: Path, name: str) -> str | None:
-    """The training command; None for 2D images, which co-training of volumes does not take."""
-    if source.planar:
-        return None
-    configs = ["bundles/mn_cotraining/configs/train.json", *source.overlays, "configs/recipes/paper.json"]
+def _command(source: Source, out: Path, name: str) -> str:
+    """The training command: co-training of volumes, mining of 2D images."""
+    bundle = "sam_mining" if source.planar else "mn_cotraining"
+    configs = [f"bundles/{bundle}/configs/train.json", *source.overlays]
+    configs += [] if source.planar else ["configs/recipes/paper.json"]
     if source.describe:
         configs.append(str(out / OVERLAY))  # last, since it knows the data better than the recipe
     files = ",".join(f"'{config}'" for config in configs)

@@ -1,0 +1,138 @@
+"""Which images are there, and which cannot be used; refusals in one sentence, before anything is written.
+
+Run by path from inference.json, evaluate.json and mine.json. Needs torch; ``pictures`` is the script beside it.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from glob import glob
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger("sam_mining")
+
+
+def find_pictures(folder, pattern, is_picture):
+    return sorted(path for path in glob(str(Path(folder).absolute() / pattern)) if is_picture(path))
+
+
+def load_items(path, split, folder, picture_id):
+    """The cases of a split: "image", "case" and, where there is one, "label", with absolute paths."""
+    if not os.path.isfile(path):
+        sys.exit(f"no data list at {path}: set --dataset_dir or --data_list_file_path")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        sys.exit(f"the data list {path} is not valid JSON ({error}): repair it")
+    if split not in content:
+        sys.exit(f"{path} has no split {split!r}: set --evaluate_split to one of its keys")
+    items = [item if isinstance(item, dict) else {"image": item} for item in content[split]]
+    files = [{k: str(Path(folder).absolute() / i[k]) for k in ("image", "label") if i.get(k)} for i in items]
+    return [f | {"case": i.get("case") or picture_id(f["image"])} for i, f in zip(items, files, strict=True)]
+
+
+def find_faults(cases, pictures, channels, num_classes):
+    """``{file: what is wrong with it}`` for the images, and the masks where there are any."""
+    faults = {}
+    for case in cases:
+        try:
+            path = case["image"]
+            why = pictures.memory_fault(path, channels, num_classes)
+            size = None if why else pictures.read_picture(path).shape[:2]
+            if not why and "label" in case:
+                path = case["label"]
+                shape = pictures.read_mask(path, num_classes).shape
+                why = "" if shape == size else f"has {shape[1]}x{shape[0]} pixels, its image {size[1]}x{size[0]}"
+        except (pictures.PictureError, OSError) as error:
+            why = str(error)
+        if why:
+            faults[path] = why
+    return faults
+
+
+def listed(faults, limit=5):
+    parts = [f"{path} ({why})" for path, why in list(faults.items())[:limit]]
+    return "; ".join([*parts, f"and {len(faults) - limit} more"][: limit + (len(faults) > limit)])
+
+
+def require_pictures(files, faults, skip_unreadable, folder, pattern):
+    """At least one image, all of them usable unless the others may be left out."""
+    if not files:
+        sys.exit(
+            f"no image matches {os.path.join(folder, pattern)}: set --dataset_dir (a folder of PNG, JPEG, BMP, TIFF, "
+            "NIfTI or DICOM files) or --image_pattern"
+        )
+    if faults and not (skip_unreadable and len(faults) < len(files)):
+        sys.exit(
+            f"{len(faults)} of {len(files)} images cannot be used: {listed(faults)}: repair or remove them, or leave "
+            "them out with --skip_unreadable True"
+        )
+    if faults:
+        logger.warning("%d of %d images are left out: %s", len(faults), len(files), listed(faults))
+
+
+def require_different_names(names):
+    for name, count in Counter(names).items():
+        if count > 1:
+            sys.exit(f"two images would share the output name {name}_seg; rename one or narrow --image_pattern")
+
+
+def require_cases(cases, items, split, path):
+    """Cases with a label."""
+    if not cases:
+        sys.exit(f"no case of split {split!r} in {path} has a label: nothing can be measured")
+    if len(cases) < len(items):
+        without = len(items) - len(cases)
+        logger.warning("%d of %d cases of split %s have no label and are not evaluated", without, len(items), split)
+
+
+def require_usable(faults, split, path):
+    if faults:
+        sys.exit(
+            f"{len(faults)} files of split {split!r} cannot be used: {listed(faults)}: repair them or remove their "
+            f"cases from {path}"
+        )
+
+
+def require_model(model_file, network, load_checkpoint):
+    """A file of weights that fit the network; random weights only on request, and said."""
+    if not load_checkpoint:
+        logger.warning("load_checkpoint is false: the network has RANDOM weights")
+        return
+    if not os.path.isfile(model_file):
+        sys.exit(f"no model at {model_file}: train one, or set --run_dir, --ckpt_dir or --model_file")
+    try:
+        state = torch.load(model_file, map_location="cpu", weights_only=True)
+        why = _misfit(_shapes(state.get("model", state)), _shapes(network.state_dict()))
+    except Exception as error:  # whatever a damaged file makes torch say
+        why = f"unusable, {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    if why:
+        sys.exit(
+            f"the model {model_file} cannot be used ({why}): add the model.json of its run to --config_file, or set "
+            "--model_file to an intact one"
+        )
+
+
+def _shapes(state):
+    return {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+
+
+def _misfit(file, network):
+    for name in {**network, **file}:
+        if file.get(name) != network.get(name):
+            return f"{name} has shape {file.get(name)} in the file and {network.get(name)} in network_def"
+    return ""
+
+
+def require_output(folder):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        why = "" if os.access(folder, os.W_OK) else "not writable"
+    except OSError as error:
+        why = f"unusable, {type(error).__name__}: {error}"
+    if why:
+        sys.exit(f"cannot write to the output folder {folder} ({why}): set --output_dir")

@@ -1,0 +1,67 @@
+"""mine.json: a folder of images becomes a folder of pseudo-labels with their scores."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mnseg.data.case_check import Finding
+from mnseg.data.picture_check import check_picture_case
+from mnseg.data.picture_folders import list_pictures
+from mnseg.errors import UserError
+from mnseg.files import require_writable
+from mnseg.mining.decisions import count_decisions, require_some_kept, told
+from mnseg.mining.miner import Miner
+from mnseg.mining.training.predict import Predictor
+from mnseg.mining.training.rounds import SUMMARY, write_mined
+
+__all__ = ["find_images", "mine_folder"]
+
+logger = logging.getLogger(__name__)
+
+
+def find_images(folder: str | Path, output: str | Path, num_classes: int) -> dict[str, Path]:
+    """The images of a folder by case, all of them read once.
+
+    Raises:
+        UserError: no image, one that cannot be used, or ``output`` cannot be written.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder} is not a folder: set dataset_dir to a folder of images.")
+    images = list_pictures(folder)
+    if not images:
+        raise UserError(f"{folder} holds no images (PNG, JPEG, BMP, TIFF, NIfTI or DICOM): set dataset_dir.")
+    require_writable(Path(output) / SUMMARY)
+    faults: list[Finding] = []
+    for case, path in images.items():
+        found = check_picture_case("unlabeled", {"image": str(path), "case": case}, num_classes, False).findings
+        faults += [finding for finding in found if finding.level == "error"]
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        listed = "; ".join(finding.message.removesuffix(".") for finding in faults[:5])
+        raise UserError(f"{len(faults)} of {len(images)} images cannot be used: {listed}{more}: repair or remove them.")
+    return images
+
+
+def mine_folder(images: dict[str, Path], predictor: Predictor, miner: Miner, output: str | Path,
+                class_names: Sequence[str]) -> Counter[str]:
+    """Mine all images; write the kept masks, ``decisions.csv`` (scores) and ``summary.json`` to ``output``.
+
+    Returns:
+        How many images met each decision.
+
+    Raises:
+        UserError: no mask was kept; decisions are written all the same.
+    """
+    bar = tqdm(images.items(), "mining")
+    mined = [miner.mine(case, *predictor({"case": case, "image": str(path)})) for case, path in bar]
+    files = {case: str(path) for case, path in images.items()}
+    write_mined(Path(output), mined, files, len(class_names), class_names=list(class_names))
+    counts = count_decisions(mined)
+    logger.info("%s: %s", output, told(counts))
+    require_some_kept(counts, miner)
+    return counts
