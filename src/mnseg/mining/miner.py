@@ -125,10 +125,14 @@ class Miner:
         if probabilities.ndim != 3 or probabilities.shape[1:] != image.shape[:2]:
             raise ValueError(f"{case}: probabilities {probabilities.shape} do not fit the image {image.shape}")
         mask = probabilities.argmax(axis=0)
-        components = list(find_components(mask, len(probabilities)))
         smallest = self.prompts.min_component_size * mask.size
-        large = [(index, each) for index, each in components if each.sum() >= smallest]
-        small = [_row(index, each, TOO_SMALL) for index, each in components if each.sum() < smallest]
+        large, small = [], []
+        # One after the other: a noisy mask has thousands of specks, each of them found as a mask of the whole image.
+        for index, component in find_components(mask, len(probabilities)):
+            if component.sum() >= smallest:
+                large.append((index, component))
+            else:
+                small.append(_row(index, component, TOO_SMALL))
         if not large:
             return MinedImage(case, None, NOTHING_FOUND, small)
         prompts = [make_prompt(index, each, mask, probabilities[index], self.prompts) for index, each in large]
