@@ -13,7 +13,7 @@ import pytest
 from mnseg.data.build_datalist import build_datalist
 from mnseg.data.datalist import load_datalist, through_plane_axis, write_datalist
 from mnseg.data.splits import choose_splits, read_case_list, select_cases
-from mnseg.data.volume_io import case_id, list_volumes
+from mnseg.data.volume_io import case_id, list_volumes, open_volume
 from mnseg.errors import UserError
 
 CASES = [f"c{i:02d}" for i in range(20)]
@@ -171,6 +171,14 @@ class TestBuild:
             build_datalist(folders / "empty")
         with pytest.raises(UserError, match="is not a folder"):
             build_datalist(folders / "absent")
+
+    def test_2d_images_among_scans_are_told_from_volumes(self, folders):
+        (folders / "pictures").mkdir()
+        (folders / "pictures" / "polyp.JPG").touch()
+        with pytest.raises(UserError, match="holds no scans: .* For its 2D images give --planar"):
+            build_datalist(folders / "pictures")
+        with pytest.raises(UserError, match="polyp.JPG is a 2D image, not a volume: give --planar"):
+            open_volume(folders / "pictures" / "polyp.JPG")
 
     def test_two_files_of_one_stem(self, folders):
         (folders / "images/c00.nii").touch()

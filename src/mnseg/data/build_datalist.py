@@ -12,7 +12,7 @@ from mnseg.data.ignored import read_ignored
 from mnseg.data.patients import group_by_patient
 from mnseg.data.picture_folders import list_pictures
 from mnseg.data.splits import choose_splits, named, read_case_list
-from mnseg.data.volume_formats import list_labels, list_volumes
+from mnseg.data.volume_formats import RASTER_SUFFIXES, list_labels, list_volumes
 from mnseg.errors import UserError
 
 __all__ = ["BuiltDatalist", "build_datalist", "gaps"]
@@ -73,7 +73,7 @@ def build_datalist(
         raise UserError(f"{images} holds no 2D images: no PNG, JPEG, BMP, TIFF, NIfTI or DICOM files.")
     if not image_files:
         raise UserError(f"{images} holds no scans: no .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd files and no folder of "
-                        "a DICOM series.")
+                        f"a DICOM series.{_hint_at_planar(images)}")
     find = list_pictures if planar else list_labels
     label_files = find(labels) if labels is not None else {}
     hidden_files = find(hidden_labels) if hidden_labels is not None else {}
@@ -113,6 +113,11 @@ def _item(
     if patients:
         item["patient"] = patients[case]
     return item
+
+
+def _hint_at_planar(folder: str | Path) -> str:
+    names = os.listdir(folder)
+    return " For its 2D images give --planar." if any(name.lower().endswith(RASTER_SUFFIXES) for name in names) else ""
 
 
 def _unpaired(labels: dict[str, Path], images: dict[str, Path], folder: PathLike | None) -> list[str]:

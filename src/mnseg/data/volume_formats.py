@@ -10,6 +10,7 @@ from mnseg.errors import UserError
 __all__ = [
     "ITK_SUFFIXES",
     "NIFTI_SUFFIXES",
+    "RASTER_SUFFIXES",
     "VOLUME_SUFFIXES",
     "case_id",
     "holds_dicom",
@@ -22,6 +23,8 @@ __all__ = [
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+# 2D images, known here only to say what to do with them.
+RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def volume_kind(path: str | os.PathLike) -> str:

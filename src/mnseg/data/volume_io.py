@@ -19,7 +19,7 @@ from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from mnseg.data.soundness import refuse_overstated_size, refuse_unsound_grid
-from mnseg.data.volume_formats import NIFTI_SUFFIXES, case_id, list_volumes, volume_kind
+from mnseg.data.volume_formats import NIFTI_SUFFIXES, RASTER_SUFFIXES, case_id, list_volumes, volume_kind
 from mnseg.errors import UserError
 
 __all__ = [
@@ -48,6 +48,9 @@ def open_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
         raise UserError(f"{path} does not exist.")
     if not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would be waited for without end
         raise UserError(f"{path} is no regular file.")
+    if str(path).lower().endswith(RASTER_SUFFIXES):
+        raise UserError(f"{path} is a 2D image, not a volume: give --planar to 'mnseg datalist' and 'mnseg check', and "
+                        "train with bundles/sam_mining.")
     if volume_kind(path) != "nifti":
         from mnseg.data.itk_volumes import open_itk_volume  # here, because importing ITK takes seconds
 
