@@ -19,8 +19,10 @@ from PIL import Image
 
 from mnseg.bundle import unknown_keys
 from mnseg.data.phantom_polyps import write_polyp_dataset
-from mnseg.data.pictures import read_mask
-from mnseg.errors import user_error_in
+from mnseg.data.pictures import read_mask, read_picture
+from mnseg.errors import UserError, user_error_in
+from mnseg.mining.miner import MinedImage
+from mnseg.mining.training.rounds import write_mined
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "sam_mining" / "configs"
@@ -286,6 +288,23 @@ def test_mine_json_turns_a_folder_of_images_into_pseudo_labels(trained, data, tm
     message = refusal("mine.json", overrides | {"output_dir": str(tmp_path / "other")}, trained / "model.json")
     assert "1 of 10 images cannot be used" in message and "testing_000.png cannot be read" in message
     assert not (tmp_path / "other").exists()
+    message = refusal("mine.json", overrides | {"output_dir": overrides["dataset_dir"]}, trained / "model.json")
+    assert "masks would take the place of images" in message
+
+
+def test_a_mask_that_is_not_kept_any_more_goes(data, tmp_path):
+    images = {path.stem: str(path) for path in sorted((data / "images").iterdir())[:2]}
+    first, second = images
+    shape = read_picture(images[first]).shape[:2]
+    kept = MinedImage(first, np.ones(shape, np.uint8), "kept")
+    write_mined(tmp_path, [kept, MinedImage(second, np.ones(shape, np.uint8), "kept")], images, 2)
+    write_mined(tmp_path, [kept, MinedImage(second, None, "agreement too low")], images, 2)
+    assert [path.stem for path in tmp_path.glob("*.png")] == [first]
+    (tmp_path / f"{first}.png").unlink()
+    (tmp_path / f"{first}.png").mkdir()
+    with pytest.raises(UserError, match=rf"{first}.png cannot be written"):
+        write_mined(tmp_path, [kept], images, 2)
+    assert not (tmp_path / "summary.json").exists() and not list(tmp_path.glob(".partial*"))
 
 
 def test_configs_share_their_keys():

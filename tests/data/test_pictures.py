@@ -102,6 +102,18 @@ def test_a_blurred_jpeg_mask_is_taken_and_a_photograph_is_not(tmp_path):
     ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
     with pytest.raises(PictureError, match="48% of its pixels far from 0 and 255"):
         read_mask(save(tmp_path / "r.jpg", ramp, quality=95), 2)
+    with pytest.raises(PictureError, match="JPEG with the values 0 and 1"):
+        read_mask(save(tmp_path / "one.jpg", (mask > 0).astype(np.uint8), quality=60), 2)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_16_bit_images_keep_their_values_in_either_byte_order(tmp_path, mode):
+    values = np.arange(20, dtype=np.uint16).reshape(4, 5) * 2000
+    image = Image.frombytes(mode, (5, 4), values.astype("<u2" if mode == "I;16" else ">u2").tobytes())
+    image.save(tmp_path / "x.tif")
+    read = read_picture(tmp_path / "x.tif")
+    np.testing.assert_array_equal(read, values)
+    assert read.dtype.isnative
 
 
 @pytest.mark.parametrize(("values", "classes", "words"), [

@@ -97,6 +97,14 @@ def test_files_of_earlier_processes_make_room_the_oldest_first(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_files_that_another_run_renames_meanwhile_do_not_matter(tmp_path):
+    (tmp_path / "gone.tmp").symlink_to(tmp_path / "renamed")  # listed, and not there when looked at
+    model, cache = Counting(), EmbeddingCache(tmp_path)
+    cache.get(model, image(0))
+    cache.get(model, image(0))
+    assert model.embedded == 1
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/cache cannot be written"):

@@ -80,6 +80,13 @@ def test_each_quality_can_reject(reason, model, limits):
     assert anything.mine("a", IMAGE, guess(LEFT)).decision == KEPT
 
 
+def test_an_empty_mask_is_no_find_whatever_the_thresholds():
+    empty = Oracle([], answer=lambda prompt: (np.zeros((1, *SHAPE), dtype=bool), np.array([0.9])))
+    anything = Miner(empty, min_predicted_iou=0, min_agreement=0, min_stability=0, jitter_count=0)
+    mined = anything.mine("a", IMAGE, guess(LEFT))
+    assert (mined.decision, mined.label) == (AGREEMENT, None)
+
+
 def half_good(prompt):
     """Sure of the left structure alone."""
     left = (LEFT & prompt.component).any()

@@ -113,6 +113,8 @@ def read_mask(path: str | os.PathLike, num_classes: int) -> np.ndarray:
             raise PictureError("is in color: a mask has one number a pixel")
         values = values[..., 0]
     found = np.unique(values)
+    if num_classes == 2 and lossy and found.max() == 1:
+        raise PictureError("is a JPEG with the values 0 and 1, which JPEG blurs: save it as PNG, or with 0 and 255")
     if num_classes == 2 and lossy and np.minimum(values, 255 - values).max(initial=0) > 1:
         between = np.mean((values > BLUR) & (values < 255 - BLUR))
         if between > 0.01:
@@ -140,15 +142,18 @@ def write_mask(mask: np.ndarray, image: str | os.PathLike, path: str | os.PathLi
     is_nifti = _kind(image) == "nifti"
     path = Path(f"{path}{'.nii.gz' if is_nifti else '.png'}")
     temporary = path.with_name(f".partial_{path.name}")
-    if is_nifti:
-        nib.save(_on_grid_of(nib.load(image), mask), temporary)
-    else:
-        values = np.ascontiguousarray(mask * np.uint8(MASK_VALUE if num_classes == 2 else 1))
-        if has_pillow:
-            pil_image.fromarray(values).save(temporary, format="PNG")
+    try:
+        if is_nifti:
+            nib.save(_on_grid_of(nib.load(image), mask), temporary)
         else:
-            itk.imwrite(itk.image_from_array(values), str(temporary))
-    os.replace(temporary, path)
+            values = np.ascontiguousarray(mask * np.uint8(MASK_VALUE if num_classes == 2 else 1))
+            if has_pillow:
+                pil_image.fromarray(values).save(temporary, format="PNG")
+            else:
+                itk.imwrite(itk.image_from_array(values), str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -227,7 +232,9 @@ def _values(path: str | os.PathLike, as_indices: bool) -> np.ndarray:
             values = _seen(nib.load(path))
         elif kind == "raster" and has_pillow:
             with _opened(path) as image:
-                values = np.asarray(image if as_indices or image.mode in ("L", "I", "F", "I;16") else _plain(image))
+                is_plain = as_indices or image.mode in ("L", "I", "F") or image.mode.startswith("I;16")
+                values = np.asarray(image if is_plain else _plain(image))
+            values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch knows no other byte order
         else:
             values = _read_itk(path, kind, as_indices)
     if values.size == 0:

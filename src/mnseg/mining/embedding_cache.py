@@ -83,8 +83,12 @@ class EmbeddingCache:
 
     def _make_room(self, size: int) -> bool:
         self.folder.mkdir(parents=True, exist_ok=True)
-        entries = [entry for entry in os.scandir(self.folder) if entry.name.endswith(SUFFIXES)]
-        files = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in entries)
+        files = []
+        for entry in os.scandir(self.folder):
+            with contextlib.suppress(FileNotFoundError):  # another run has just renamed or removed it
+                if entry.name.endswith(SUFFIXES):
+                    files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
+        files.sort()
         excess = sum(file[1] for file in files) + size - self.limit
         for used, freed, name in files:
             if excess <= 0 or used >= START:

@@ -13,7 +13,7 @@ from mnseg.errors import UserError
 from mnseg.mining.embedding_cache import EmbeddingCache
 from mnseg.mining.promptable import Prompt, PromptableModel, as_rgb
 from mnseg.mining.prompts import PromptSettings, find_components, jittered, make_prompt
-from mnseg.mining.quality import Thresholds, best_mask, stability
+from mnseg.mining.quality import AGREEMENT, Thresholds, best_mask, stability
 
 __all__ = ["KEPT", "NOTHING_FOUND", "TOO_SMALL", "MinedImage", "Miner"]
 
@@ -149,6 +149,8 @@ class Miner:
             others = [best_mask(*answer, prompt.component)[0] for answer in answers[start : start + self.jitter_count]]
             steady = stability(mask, others)
             reason = self.thresholds.reason(predicted, agreement, steady)
+            if not mask.any():  # no thresholds make it a find: it would teach that there is nothing
+                reason = AGREEMENT
             found.append(_Found(prompt, mask, predicted, agreement, steady, reason))
         return found
 

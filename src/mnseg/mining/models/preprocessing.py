@@ -55,7 +55,7 @@ class ImageFrame:
         if not self.keep_aspect:
             return self.edge, self.edge
         scale = self.edge / max(size)
-        return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+        return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
 
     def pixels(self, image: np.ndarray) -> Tensor:
         """(1, 3, edge, edge) float input of an image (H, W) or (H, W, 3) uint8."""

@@ -35,6 +35,9 @@ def find_images(folder: str | Path, output: str | Path, num_classes: int) -> dic
     images = list_pictures(folder)
     if not images:
         raise UserError(f"{folder} holds no images (PNG, JPEG, BMP, TIFF, NIfTI or DICOM): set dataset_dir.")
+    if Path(output).resolve() == Path(folder).resolve():
+        raise UserError(f"output_dir and dataset_dir are both {folder}: masks would take the place of images; give "
+                        "output_dir another folder.")
     require_writable(Path(output) / SUMMARY)
     faults: list[Finding] = []
     for case, path in images.items():

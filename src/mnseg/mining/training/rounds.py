@@ -79,12 +79,25 @@ class Rounds:
 def write_mined(
     folder: Path, mined: Iterable[MinedImage], images: Mapping[str, str], num_classes: int, **more: Any
 ) -> None:
-    """Masks of the kept images, ``decisions.csv``, and ``summary.json``, whose existence says that all is written."""
+    """Masks of the kept images, ``decisions.csv``, and ``summary.json``, whose existence says that all is written.
+
+    What an earlier run left of these images is removed: a mask that is not kept now must not lie beside the others.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
     mined = list(mined)
     folder.mkdir(parents=True, exist_ok=True)
-    for image in mined:
-        if image.label is not None:
-            write_mask(image.label, images[image.case], folder / image.case, num_classes)
+    try:
+        (folder / SUMMARY).unlink(missing_ok=True)
+        for image in mined:
+            if image.label is None:
+                mask_of(folder / image.case, images[image.case]).unlink(missing_ok=True)
+            else:
+                write_mask(image.label, images[image.case], folder / image.case, num_classes)
+    except OSError as error:
+        name = error.filename2 or error.filename or folder
+        raise UserError(f"{name} cannot be written ({error.strerror}).") from error
     write_decisions(mined, folder / DECISIONS)
     summary = {"images": len(mined), "decisions": dict(count_decisions(mined)), **more}
     atomic_write(folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=2) + "\n"))
