@@ -22,7 +22,7 @@ from mnseg.data.phantom_polyps import write_polyp_dataset
 from mnseg.data.pictures import read_mask, read_picture
 from mnseg.errors import UserError, user_error_in
 from mnseg.mining.miner import MinedImage
-from mnseg.mining.training.rounds import write_mined
+from mnseg.mining.training.rounds import MinedWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "sam_mining" / "configs"
@@ -297,13 +297,17 @@ def test_a_mask_that_is_not_kept_any_more_goes(data, tmp_path):
     first, second = images
     shape = read_picture(images[first]).shape[:2]
     kept = MinedImage(first, np.ones(shape, np.uint8), "kept")
-    write_mined(tmp_path, [kept, MinedImage(second, np.ones(shape, np.uint8), "kept")], images, 2)
-    write_mined(tmp_path, [kept, MinedImage(second, None, "agreement too low")], images, 2)
+    for last in (MinedImage(second, kept.label, "kept"), MinedImage(second, None, "agreement too low")):
+        writer = MinedWriter(tmp_path, images, 2)
+        assert not (tmp_path / "summary.json").exists()
+        writer.add(kept)
+        writer.add(last)
+        writer.finish()
     assert [path.stem for path in tmp_path.glob("*.png")] == [first]
     (tmp_path / f"{first}.png").unlink()
     (tmp_path / f"{first}.png").mkdir()
     with pytest.raises(UserError, match=rf"{first}.png cannot be written"):
-        write_mined(tmp_path, [kept], images, 2)
+        MinedWriter(tmp_path, images, 2).add(kept)
     assert not (tmp_path / "summary.json").exists() and not list(tmp_path.glob(".partial*"))
 
 

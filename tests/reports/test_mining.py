@@ -27,7 +27,10 @@ def test_image_prompt_mined_mask_and_truth_are_shown(tmp_path):
                  for index, (case, mask) in enumerate(masks.items())]
         for case, mask in masks.items():
             rounds.write_network(number, case, mask, images[case])
-        rounds.write(number, mined, images, epoch=3 * number, pseudo_dice_2d=0.75)
+        writer = rounds.writer(number, images)
+        for image in mined:
+            writer.add(image)
+        writer.finish(epoch=3 * number, pseudo_dice_2d=0.75)
     (run_dir / "eval" / "predictions").mkdir(parents=True)
     for item in content["testing"]:
         shutil.copy(item["label"], run_dir / "eval" / "predictions" / f"{item['case']}_pred.png")
@@ -39,7 +42,7 @@ def test_image_prompt_mined_mask_and_truth_are_shown(tmp_path):
     cells = [row.split("<td>") for row in page.split("<tr") if "0.750" in row]
     assert [[cell.partition("<")[0] for cell in row[1:]] for row in cells] == [["3", "1", "2", "0.750"],
                                                                               ["6", "2", "1", "0.750"]]
-    assert np.array_equal(rounds.read(2, images)["unlabeled_001"], masks["unlabeled_001"])
+    assert np.array_equal(dict(rounds.read(2, images))["unlabeled_001"], masks["unlabeled_001"])
 
 
 def test_volumes_are_not_planar():

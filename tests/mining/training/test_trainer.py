@@ -82,7 +82,7 @@ def test_wide_images_are_scaled_to_8_bits():
 
 def test_mined_labels_lie_on_the_training_grid_and_old_ones_go():
     mined = MinedLabels((4, 4))
-    mined.replace({"a": np.kron(np.eye(4, dtype=np.uint8) * 2, np.ones((3, 5), np.uint8))})
+    mined.replace({"a": np.kron(np.eye(4, dtype=np.uint8) * 2, np.ones((3, 5), np.uint8))}.items())
     assert torch.equal(mined.labels["a"], torch.eye(4, dtype=torch.uint8)[None] * 2)
-    mined.replace({"b": np.zeros((2, 2), np.uint8)})
+    mined.replace({"b": np.zeros((2, 2), np.uint8)}.items())
     assert list(mined.labels) == ["b"]

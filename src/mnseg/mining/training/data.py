@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,11 +51,11 @@ class MinedLabels:
         self.resize = Resize(image_size, mode="nearest-exact")
         self.labels: dict[str, torch.Tensor] = {}
 
-    def replace(self, labels: dict[str, np.ndarray]) -> None:
-        """Take the masks (H, W) uint8 of a new round; those of the former one are dropped."""
+    def replace(self, labels: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Take cases and masks (H, W) uint8 of a new round, one by one; those of the former one are dropped."""
         self.labels = {
             case: self.resize(torch.from_numpy(label)[None].float()).to(torch.uint8).as_tensor()
-            for case, label in labels.items()
+            for case, label in labels
         }
 
 

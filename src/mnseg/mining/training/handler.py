@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -15,11 +15,11 @@ from tqdm import tqdm
 from mnseg.data.lrg_sampler import LRGBatchSampler
 from mnseg.data.pictures import PictureError, read_mask
 from mnseg.errors import UserError
-from mnseg.mining.decisions import count_decisions, require_some_kept, told
+from mnseg.mining.decisions import require_some_kept, told
 from mnseg.mining.miner import MinedImage, Miner
 from mnseg.mining.training.data import MinedLabels
 from mnseg.mining.training.predict import Predictor
-from mnseg.mining.training.rounds import Rounds
+from mnseg.mining.training.rounds import MinedWriter, Rounds
 from mnseg.mining.training.schedules import Schedule
 
 __all__ = ["MiningHandler"]
@@ -88,7 +88,8 @@ class MiningHandler:
         if self.schedule.mines(engine.state.epoch):
             self._mine(engine, number)
         elif number != self.current:
-            self._use(number, self.rounds.read(number, self._files()))
+            self.mined.replace(self.rounds.read(number, self._files()))
+            self._use(number)
         elif number == 0 and engine.state.epoch == 1:
             self.rounds.forget_from(1)
         self.sampler.num_unlabeled = engine.state.num_unlabeled = self.num_unlabeled if number else 0
@@ -99,16 +100,25 @@ class MiningHandler:
 
     def _mine(self, engine: Engine, number: int) -> None:
         self.rounds.forget_from(number)
-        bar = tqdm(self.items.values(), f"mining round {number}", leave=False, mininterval=1.0)
-        mined = [self._mine_one(number, item) for item in bar]
-        counts = count_decisions(mined)
-        kept = {image.case: image.label for image in mined if image.label is not None}
-        self.measured = {"mined_kept": float(len(kept))} | self._hidden_dice(kept)
-        self.rounds.write(number, mined, self._files(), epoch=engine.state.epoch, **_settings(self.miner),
-                          **self.measured)
+        writer = self.rounds.writer(number, self._files())
+        dice: list[float] = []
+        self.mined.replace(self._mine_all(number, writer, dice))
+        self.measured = {"mined_kept": float(len(self.mined.labels))}
+        if dice:
+            self.measured["pseudo_dice_2d"] = fmean(dice)
+        counts = writer.finish(epoch=engine.state.epoch, **_settings(self.miner), **self.measured)
         logger.info("mining round %d: %s; see %s", number, told(counts), self.rounds.path(number))
         require_some_kept(counts, self.miner)
-        self._use(number, kept)
+        self._use(number)
+
+    def _mine_all(self, number: int, writer: MinedWriter, dice: list[float]) -> Iterator[tuple[str, np.ndarray]]:
+        """Cases and labels of the kept images; fills ``dice`` where hidden labels exist."""
+        for item in tqdm(self.items.values(), f"mining round {number}", leave=False, mininterval=1.0):
+            mined = self._mine_one(number, item)
+            writer.add(mined)
+            if mined.label is not None:
+                dice += self._hidden_dice(mined)
+                yield mined.case, mined.label
 
     def _mine_one(self, number: int, item: Mapping[str, Any]) -> MinedImage:
         try:
@@ -119,20 +129,18 @@ class MiningHandler:
         self.rounds.write_network(number, item["case"], mask, item["image"])
         return self.miner.mine(item["case"], picture, probabilities)
 
-    def _use(self, number: int, kept: dict[str, np.ndarray]) -> None:
+    def _use(self, number: int) -> None:
         self.current = number
-        self.mined.replace(kept)
-        self.sampler.unlabeled = [self.indices[case] for case in kept]
+        self.sampler.unlabeled = [self.indices[case] for case in self.mined.labels]
 
     def _files(self) -> dict[str, str]:
         return {case: item["image"] for case, item in self.items.items()}
 
-    def _hidden_dice(self, kept: Mapping[str, np.ndarray]) -> dict[str, float]:
-        values = []
-        for case, label in kept.items():
-            if path := self.items[case].get("hidden_label"):
-                values += _dice(label, read_mask(path, self.rounds.num_classes), self.rounds.num_classes)
-        return {"pseudo_dice_2d": fmean(values)} if values else {}
+    def _hidden_dice(self, mined: MinedImage) -> list[float]:
+        path = self.items[mined.case].get("hidden_label")
+        if not path:
+            return []
+        return _dice(mined.label, read_mask(path, self.rounds.num_classes), self.rounds.num_classes)
 
 
 def _settings(miner: Miner) -> dict[str, Any]:

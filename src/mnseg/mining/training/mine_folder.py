@@ -14,10 +14,10 @@ from mnseg.data.picture_check import check_picture_case
 from mnseg.data.picture_folders import list_pictures
 from mnseg.errors import UserError
 from mnseg.files import require_writable
-from mnseg.mining.decisions import count_decisions, require_some_kept, told
+from mnseg.mining.decisions import require_some_kept, told
 from mnseg.mining.miner import Miner
 from mnseg.mining.training.predict import Predictor
-from mnseg.mining.training.rounds import SUMMARY, write_mined
+from mnseg.mining.training.rounds import SUMMARY, MinedWriter
 
 __all__ = ["find_images", "mine_folder"]
 
@@ -60,11 +60,10 @@ def mine_folder(images: dict[str, Path], predictor: Predictor, miner: Miner, out
     Raises:
         UserError: no mask was kept; decisions are written all the same.
     """
-    bar = tqdm(images.items(), "mining")
-    mined = [miner.mine(case, *predictor({"case": case, "image": str(path)})) for case, path in bar]
-    files = {case: str(path) for case, path in images.items()}
-    write_mined(Path(output), mined, files, len(class_names), class_names=list(class_names))
-    counts = count_decisions(mined)
+    writer = MinedWriter(Path(output), {case: str(path) for case, path in images.items()}, len(class_names))
+    for case, path in tqdm(images.items(), "mining"):
+        writer.add(miner.mine(case, *predictor({"case": case, "image": str(path)})))
+    counts = writer.finish(class_names=list(class_names))
     logger.info("%s: %s", output, told(counts))
     require_some_kept(counts, miner)
     return counts

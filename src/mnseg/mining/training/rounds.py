@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from mnseg.files import atomic_write
 from mnseg.mining.decisions import count_decisions, write_decisions
 from mnseg.mining.miner import KEPT, MinedImage
 
-__all__ = ["NETWORK", "SUMMARY", "Rounds", "mask_of", "write_mined"]
+__all__ = ["NETWORK", "SUMMARY", "MinedWriter", "Rounds", "mask_of"]
 
 DECISIONS = "decisions.csv"
 SUMMARY = "summary.json"
@@ -54,12 +57,12 @@ class Rounds:
         folder.mkdir(parents=True, exist_ok=True)
         write_mask(mask, image, folder / case, self.num_classes)
 
-    def write(self, number: int, mined: Sequence[MinedImage], images: Mapping[str, str], **more: Any) -> None:
-        """Write a round; ``images``: the file of each case, ``more``: for the summary."""
-        write_mined(self.path(number), mined, images, self.num_classes, **more)
+    def writer(self, number: int, images: Mapping[str, str]) -> MinedWriter:
+        """What writes a round; ``images``: the file of each case."""
+        return MinedWriter(self.path(number), images, self.num_classes)
 
-    def read(self, number: int, images: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """The kept masks of a finished round by case.
+    def read(self, number: int, images: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:
+        """Cases and masks of the kept images of a finished round, one after the other.
 
         Raises:
             UserError: the round is not there any more, or one of its masks.
@@ -71,36 +74,61 @@ class Rounds:
         with (folder / DECISIONS).open(encoding="utf-8", newline="") as file:
             kept = dict.fromkeys(row["case"] for row in csv.DictReader(file) if row["decision"] == KEPT)
         try:
-            return {case: read_mask(mask_of(folder / case, images[case]), self.num_classes) for case in kept}
+            for case in kept:
+                yield case, read_mask(mask_of(folder / case, images[case]), self.num_classes)
         except (PictureError, OSError, KeyError) as error:
             raise UserError(f"a mask of {folder} is missing or damaged ({error}): {advice}.") from error
 
 
-def write_mined(
-    folder: Path, mined: Iterable[MinedImage], images: Mapping[str, str], num_classes: int, **more: Any
-) -> None:
-    """Masks of the kept images, ``decisions.csv``, and ``summary.json``, whose existence says that all is written.
+class MinedWriter:
+    """Writes what was mined image by image, so that no more than one mask is in memory.
 
+    Masks of the kept images, then ``decisions.csv``, then ``summary.json``, whose existence says that all is written.
     What an earlier run left of these images is removed: a mask that is not kept now must not lie beside the others.
 
+    Args:
+        folder: for the files.
+        images: the file of each case.
+        num_classes: of the masks.
+
     Raises:
-        UserError: a file cannot be written.
+        UserError: here and in the methods, when a file cannot be written.
     """
-    mined = list(mined)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        (folder / SUMMARY).unlink(missing_ok=True)
-        for image in mined:
-            if image.label is None:
-                mask_of(folder / image.case, images[image.case]).unlink(missing_ok=True)
+
+    def __init__(self, folder: Path, images: Mapping[str, str], num_classes: int) -> None:
+        self.folder, self.images, self.num_classes = Path(folder), images, num_classes
+        self.decided: list[MinedImage] = []
+        with _told(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / SUMMARY).unlink(missing_ok=True)
+
+    def add(self, mined: MinedImage) -> None:
+        """Write an image's mask, or remove an old one; remember the decision."""
+        stem, image = self.folder / mined.case, self.images[mined.case]
+        with _told(self.folder):
+            if mined.label is None:
+                mask_of(stem, image).unlink(missing_ok=True)
             else:
-                write_mask(image.label, images[image.case], folder / image.case, num_classes)
+                write_mask(mined.label, image, stem, self.num_classes)
+        self.decided.append(replace(mined, label=None))
+
+    def finish(self, **more: Any) -> Counter[str]:
+        """Write the decisions and the summary, with ``more`` in it; returns how many images met each decision."""
+        counts = count_decisions(self.decided)
+        write_decisions(self.decided, self.folder / DECISIONS)
+        summary = {"images": len(self.decided), "decisions": dict(counts), **more}
+        with _told(self.folder):
+            atomic_write(self.folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=2) + "\n"))
+        return counts
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         name = error.filename2 or error.filename or folder
         raise UserError(f"{name} cannot be written ({error.strerror}).") from error
-    write_decisions(mined, folder / DECISIONS)
-    summary = {"images": len(mined), "decisions": dict(count_decisions(mined)), **more}
-    atomic_write(folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=2) + "\n"))
 
 
 def mask_of(stem: Path, image: str) -> Path:
