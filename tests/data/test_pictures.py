@@ -106,6 +106,17 @@ def test_a_blurred_jpeg_mask_is_taken_and_a_photograph_is_not(tmp_path):
         read_mask(save(tmp_path / "one.jpg", (mask > 0).astype(np.uint8), quality=60), 2)
 
 
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1)])
+def test_nifti_with_a_record_a_pixel_is_a_color_image(tmp_path, shape):
+    values = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    records = values.view([("R", "u1"), ("G", "u1"), ("B", "u1")]).reshape(shape)
+    nib.save(nib.Nifti1Image(records, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / "x.nii")
+    np.testing.assert_array_equal(read_picture(tmp_path / "x.nii"), values.reshape(5, 4, 3).swapaxes(0, 1))
+    assert picture_size(tmp_path / "x.nii") == (4, 5, 3)
+    with pytest.raises(PictureError, match="is in color"):
+        read_mask(tmp_path / "x.nii", 2)
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_16_bit_images_keep_their_values_in_either_byte_order(tmp_path, mode):
     values = np.arange(20, dtype=np.uint16).reshape(4, 5) * 2000

@@ -314,14 +314,17 @@ def _seen(image: nib.Nifti1Image) -> np.ndarray:
     """(H, W) or (H, W, C) of a NIfTI file."""
     turn, _, axis = _turn(image)
     values = np.asanyarray(image.dataobj)
-    values = values.reshape(*(*image.shape, 1)[:3], *image.shape[3:])
+    if names := values.dtype.names:  # RGB24: a pixel is a record
+        values = np.stack([values[name] for name in names[:3]], axis=-1)
+    values = values.reshape(*(*image.shape, 1)[:3], *values.shape[3:] if len(image.shape) > 2 else values.shape[2:])
     return np.swapaxes(apply_orientation(values, turn).squeeze(axis), 0, 1)
 
 
 def _seen_size(image: nib.Nifti1Image) -> tuple[int, int, int]:
     _, sizes, axis = _turn(image)
     columns, rows = np.delete(sizes, axis).tolist()
-    return rows, columns, image.shape[3] if len(image.shape) > 3 else 1
+    is_color = bool(image.get_data_dtype().names)
+    return rows, columns, 3 if is_color else image.shape[3] if len(image.shape) > 3 else 1
 
 
 def _on_grid_of(image: nib.Nifti1Image, mask: np.ndarray) -> nib.Nifti1Image:
