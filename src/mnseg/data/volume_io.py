@@ -48,10 +48,11 @@ def open_volume(path: str | os.PathLike) -> nib.spatialimages.SpatialImage:
         raise UserError(f"{path} does not exist.")
     if not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would be waited for without end
         raise UserError(f"{path} is no regular file.")
-    if str(path).lower().endswith(RASTER_SUFFIXES):
+    kind = volume_kind(path)
+    if kind == "nifti" and str(path).lower().endswith(RASTER_SUFFIXES):
         raise UserError(f"{path} is a 2D image, not a volume: give --planar to 'mnseg datalist' and 'mnseg check', and "
                         "train with bundles/sam_mining.")
-    if volume_kind(path) != "nifti":
+    if kind != "nifti":
         from mnseg.data.itk_volumes import open_itk_volume  # here, because importing ITK takes seconds
 
         image = open_itk_volume(path)
