@@ -16,16 +16,12 @@ from mnseg.data.collate import collate_mixed
 from mnseg.data.lrg_sampler import LRGBatchSampler
 from mnseg.engines import CoTrainer
 from mnseg.handlers import EpochSeedHandler, LRGSamplingHandler, TwoStageLRHandler
+from one_thread import one_thread
 
 CLASSES = 3
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+_one_thread = pytest.fixture(scope="package", autouse=True)(one_thread)
 
 
 def make_network(in_channels: int = 1) -> nn.Module:

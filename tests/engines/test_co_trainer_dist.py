@@ -19,7 +19,7 @@ from mnseg.data.collate import collate_mixed
 from mnseg.data.lrg_sampler import LRGBatchSampler
 from mnseg.distributed import num_processes, rank
 from mnseg.engines import CoTrainer
-from mnseg.engines.co_trainer import NonFiniteLossError
+from mnseg.engines.soundness import NonFiniteLossError
 from mnseg.engines.training_state import TrainingState
 from mnseg.handlers import CheckpointHandler, EpochSeedHandler, LRGSamplingHandler, ResumeHandler, TwoStageLRHandler
 from two_processes import run_both, run_to_the_end

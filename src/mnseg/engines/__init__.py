@@ -1,6 +1,7 @@
 """The M&N trainer."""
 
-from mnseg.engines.co_trainer import CoTrainer, NonFiniteLossError
+from mnseg.engines.co_trainer import CoTrainer
 from mnseg.engines.dice_evaluator import dice_evaluator
+from mnseg.engines.soundness import NonFiniteLossError
 
 __all__ = ["CoTrainer", "NonFiniteLossError", "dice_evaluator"]

@@ -15,20 +15,17 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from mnseg.distributed import gather, share_buffers, unwrap
+from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, raise_errors_again
 from mnseg.engines.stages import ROLES, Role, stage_of, student_of, teacher_of
 from mnseg.errors import UserError
 from mnseg.losses import CoTrainingLoss, LossParts
 from mnseg.losses.reduction import joint_count
 
-__all__ = ["CoTrainer", "NonFiniteLossError"]
+__all__ = ["CoTrainer"]
 
 logger = logging.getLogger(__name__)
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class NonFiniteLossError(UserError):
-    """Loss or gradient became NaN or infinite; raised before the optimizer's step: the weights are still sound."""
 
 
 class CoTrainer(SupervisedTrainer):
@@ -140,8 +137,7 @@ class CoTrainer(SupervisedTrainer):
         # Before any handler measures or saves: a continued run gives the first process's statistics to all.
         self.add_event_handler(Events.EPOCH_COMPLETED, lambda _: share_buffers(list(self.networks.values())))
         self._register_handlers(train_handlers or [])
-        # ignite swallows an exception that any handler listens to: raise it again once all have run.
-        self.add_event_handler(Events.EXCEPTION_RAISED, _raise)
+        raise_errors_again(self)
 
     def on_epoch_started(self, engine: Trainer) -> None:
         """Publish the epoch's stage, its number within the stage, and who learns."""
@@ -222,12 +218,12 @@ class CoTrainer(SupervisedTrainer):
 
     def _check_gradient(self, optimizer: Optimizer, name: str) -> None:
         """Clip, and refuse a gradient that would spoil the weights though the loss was finite."""
-        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in trained])
-        if self.amp_dtype is not torch.float16:  # there the scaler skips such a step and lowers its scale
-            self._require_finite(norm, name, "gradient")
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(trained, self.max_grad_norm, norm)
+
+        def check(norm: Tensor) -> None:
+            if self.amp_dtype is not torch.float16:  # there the scaler skips such a step and lowers its scale
+                self._require_finite(norm, name, "gradient")
+
+        clip_gradient((p for group in optimizer.param_groups for p in group["params"]), self.max_grad_norm, check)
 
     def _require_finite(self, value: Tensor, name: str, what: str) -> None:
         if torch.isfinite(value):
@@ -239,10 +235,6 @@ class CoTrainer(SupervisedTrainer):
             f"{self.state.iteration} (cases {cases}): look at these scans with `mnseg check`, lower the learning rate, "
             "or set amp_dtype to null."
         )
-
-
-def _raise(engine: Any, error: BaseException) -> None:
-    raise error
 
 
 def _without_exchange(network: nn.Module, wanted: bool) -> contextlib.AbstractContextManager:

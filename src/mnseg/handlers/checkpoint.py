@@ -6,7 +6,7 @@ import logging
 
 from ignite.engine import Engine, Events
 
-from mnseg.engines.co_trainer import NonFiniteLossError
+from mnseg.engines.soundness import NonFiniteLossError
 from mnseg.engines.training_state import TrainingState
 
 __all__ = ["CheckpointHandler"]

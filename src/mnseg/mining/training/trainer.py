@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from mnseg.engines.co_trainer import NonFiniteLossError
+from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, raise_errors_again
 from mnseg.losses import SupervisedLoss
 from mnseg.mining.training.schedules import Schedule
 
@@ -75,8 +75,7 @@ class MiningTrainer(SupervisedTrainer):
         self.on_epoch_started(self)
         self.add_event_handler(Events.EPOCH_STARTED, self.on_epoch_started)
         self._register_handlers(train_handlers or [])
-        # ignite swallows an exception that any handler listens to: raise it again once all have run.
-        self.add_event_handler(Events.EXCEPTION_RAISED, _raise)
+        raise_errors_again(self)
 
     def on_epoch_started(self, engine: Trainer) -> None:
         """Publish the epoch's stage."""
@@ -100,17 +99,12 @@ class MiningTrainer(SupervisedTrainer):
             total = total + self.schedule.weight(self.state.epoch) * losses["loss_unlabeled_2d"]
         self._require_finite(total, "loss")
         total.backward()
-        self._check_gradient()
+        clip_gradient(
+            self.network.parameters(), self.max_grad_norm, lambda norm: self._require_finite(norm, "gradient")
+        )
         self.optimizer.step()
         self.state.unlabeled_seen += self.state.num_unlabeled
         return {name: float(value.detach()) for name, value in losses.items()}
-
-    def _check_gradient(self) -> None:
-        trained = [p for p in self.network.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in trained])
-        self._require_finite(norm, "gradient")
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(trained, self.max_grad_norm, norm)
 
     def _require_finite(self, value: Tensor, what: str) -> None:
         if not torch.isfinite(value):
@@ -118,7 +112,3 @@ class MiningTrainer(SupervisedTrainer):
                 f"The {what} is {float(value.detach())} at epoch {self.state.epoch}, iteration {self.state.iteration} "
                 f"(cases {', '.join(self.state.batch['case'])}): look at these images, or lower the learning rate."
             )
-
-
-def _raise(engine: Any, error: BaseException) -> None:
-    raise error
