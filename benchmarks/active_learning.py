@@ -22,13 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_common import open_bundle, overrides_of, quiet
+from bench_common import errors_in_words, open_bundle, overrides_of, quiet
 from monai.transforms import Compose
 from scipy.stats import spearmanr
 
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.disagreement import class_disagreement, mean_disagreement
-from mnseg.errors import UserError, user_error_in
 from mnseg.score_pool import PoolScorer
 
 DEFAULT_OVERLAYS = ["configs/datasets/phantom.json", "configs/recipes/demo.json"]
@@ -120,14 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     quiet()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = measure(Path(folder), args)
-    except Exception as error:
-        if isinstance(plain := user_error_in(error), UserError):
-            print(plain, file=sys.stderr)
-            return 1
-        raise
+    with errors_in_words("active_learning.py"), tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder), args)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
     print(report(rows))

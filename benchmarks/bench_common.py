@@ -1,22 +1,24 @@
-"""What the three benchmark scripts share: opening the bundle, reading options, naming the machine."""
+"""What the benchmark scripts share: opening the bundle, reading options, naming the machine, telling errors."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import logging
 import os
 import platform
+import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigWorkflow
 
-from mnseg.errors import UserError
+from mnseg.errors import UserError, user_error_in
 
-__all__ = ["CONFIGS", "ROOT", "hardware", "open_bundle", "overrides_of", "peak_memory_mib", "quiet"]
+__all__ = ["CONFIGS", "ROOT", "errors_in_words", "hardware", "open_bundle", "overrides_of", "peak_memory_mib", "quiet"]
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundles" / "mn_cotraining" / "configs"
@@ -30,6 +32,19 @@ def quiet() -> None:
         if name.split(".")[0] in ("monai", "ignite"):
             logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+
+
+@contextlib.contextmanager
+def errors_in_words(script: str) -> Iterator[None]:
+    """Say a user's error in one sentence and exit with code 1; MONAI wraps what a component raised."""
+    try:
+        yield
+    except Exception as error:
+        plain = user_error_in(error)
+        if plain is None:
+            raise
+        print(f"{script}: {plain}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def overrides_of(pairs: Iterable[str]) -> dict[str, Any]:

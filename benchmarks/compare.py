@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 
 import torch
-from bench_common import ROOT, quiet
+from bench_common import ROOT, errors_in_words, quiet
 from measure import NETWORKS, evaluate
 from protocols import PROTOCOLS, make_datalist
 from rows import ABLATIONS, cost, train_all
 from tables import class_table, difference_table, main_table
 
 from mnseg.data.datalist import load_datalist
-from mnseg.errors import UserError, user_error_in
+from mnseg.errors import UserError
 from mnseg.files import atomic_write
 
 DEFAULT_ROWS = ["supervised", "mn", "random_f", "uniform"]
@@ -101,14 +101,8 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
-    try:
+    with errors_in_words("compare.py"):
         return run(args)
-    except Exception as error:  # MONAI wraps what a component raised
-        plain = user_error_in(error)
-        if plain is None:
-            raise
-        print(f"compare.py: {plain}", file=sys.stderr)
-        return 1
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from bench_common import ROOT, open_bundle, quiet
+from bench_common import ROOT, errors_in_words, open_bundle, quiet
 from rows import run_once
 from tables import markdown, per_case, spread
 
 from mnseg.data.importers.run import import_dataset
-from mnseg.errors import UserError, user_error_in
+from mnseg.errors import UserError
 from mnseg.files import atomic_write
 from mnseg.reports.history import read_history, series
 from mnseg.reports.statistics import paired_difference
@@ -227,14 +227,8 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
-    try:
+    with errors_in_words("knowledge_mining.py"):
         return run(args)
-    except Exception as error:  # MONAI wraps what a component raised
-        plain = user_error_in(error)
-        if plain is None:
-            raise
-        print(f"knowledge_mining.py: {plain}", file=sys.stderr)
-        return 1
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from bench_common import open_bundle, overrides_of, quiet
+from bench_common import errors_in_words, open_bundle, overrides_of, quiet
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -30,7 +30,7 @@ from mnseg.data.collate import collate_mixed
 from mnseg.data.datalist import load_datalist
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.engines import CoTrainer
-from mnseg.errors import UserError, user_error_in
+from mnseg.errors import UserError
 from mnseg.files import atomic_write
 from mnseg.networks.pretrained import TINY_SEGFORMER
 from mnseg.reports.statistics import paired_difference
@@ -208,15 +208,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
-    try:
-        with tempfile.TemporaryDirectory(prefix="mnseg_teacher_") as folder:
-            result = check(args, Path(folder))
-    except Exception as error:  # MONAI wraps what a component raised
-        plain = user_error_in(error)
-        if plain is None:
-            raise
-        print(f"teacher_check.py: {plain}", file=sys.stderr)
-        return 1
+    with errors_in_words("teacher_check.py"), tempfile.TemporaryDirectory(prefix="mnseg_teacher_") as folder:
+        result = check(args, Path(folder))
     if args.json:
         atomic_write(args.json, lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))
     return 0 if result["passed"] else 2

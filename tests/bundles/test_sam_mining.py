@@ -17,12 +17,14 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
+from kill_at import write_kill_module
 from mnseg.bundle import unknown_keys
 from mnseg.data.phantom_polyps import write_polyp_dataset
 from mnseg.data.pictures import read_mask, read_picture
 from mnseg.errors import UserError, user_error_in
 from mnseg.mining.miner import MinedImage
 from mnseg.mining.training.rounds import MinedWriter
+from one_thread import one_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "sam_mining" / "configs"
@@ -30,25 +32,9 @@ FEATURES = [4, 4, 8, 8, 8, 4]
 SIZE = (32, 40)
 # Stage 2 begins with epoch 3; rounds in epochs 3, 5 and 7; killed in epoch 6, with the checkpoint of epoch 5.
 EPOCH_LENGTH, STAGE_1, STAGE_2, KILL_AT = 2, 2, 5, 11
-KILL = """
-import os, signal
-from ignite.engine import Events
-
-class Kill:
-    def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=%d), self)
-
-    def __call__(self, engine):
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+_one_thread = pytest.fixture(scope="module", autouse=True)(one_thread)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +137,7 @@ def test_a_rounds_folder_tells_what_became_of_every_image(trained, data):
 
 def test_killed_and_repeated_is_bitwise_the_unbroken_run(trained, data, tmp_path):
     overrides = settings(data, tmp_path / "run")
-    (tmp_path / "kill_module.py").write_text(KILL % KILL_AT)
+    write_kill_module(tmp_path, KILL_AT)
     (tmp_path / "kill.json").write_text(json.dumps({"+train::handlers": [{"_target_": "kill_module.Kill"}]}))
     (tmp_path / "settings.json").write_text(json.dumps(overrides))
     files = str([str(CONFIGS / "train.json"), str(tmp_path / "settings.json"), str(tmp_path / "kill.json")])

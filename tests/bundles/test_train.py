@@ -20,9 +20,11 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import LoadImaged
 
+from kill_at import write_kill_module
 from mnseg.bundle import unknown_keys
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.errors import UserError, user_error_in
+from one_thread import one_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "mn_cotraining" / "configs"
@@ -31,26 +33,9 @@ LABELED, UNLABELED = 2, 3
 STAGE_1, STAGE_2, EPOCH_LENGTH, BATCH_SIZE = 2, 6, 2, 4
 # Killed in the first of the two iterations of epoch 6, that is in stage 2; the last checkpoint is that of epoch 4.
 KILL_AT, CHECKPOINT = 11, 4
-KILL = """
-import os, signal
-from ignite.engine import Events
-
-class Kill:
-    def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=%d), self)
-
-    def __call__(self, engine):
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Bitwise equality with a run in another process needs the same number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+_one_thread = pytest.fixture(scope="module", autouse=True)(one_thread)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +220,7 @@ def test_an_epoch_costs_the_same_however_large_the_pool(unbroken):
 
 
 def test_killed_and_repeated_is_bitwise_the_unbroken_run(unbroken, data, tmp_path):
-    (tmp_path / "kill_module.py").write_text(KILL % KILL_AT)
+    write_kill_module(tmp_path, KILL_AT)
     (tmp_path / "kill.json").write_text(json.dumps({"+train::handlers": [{"_target_": "kill_module.Kill"}]}))
     overrides = settings(data, tmp_path / "run")
     (tmp_path / "settings.json").write_text(json.dumps(overrides))

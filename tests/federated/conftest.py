@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mnseg.data.phantom import write_phantom_dataset
+from one_thread import one_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "bundles" / "mn_cotraining" / "configs" / "train.json"
@@ -44,13 +44,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Bitwise equality of two runs needs the same number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+_one_thread = pytest.fixture(scope="module", autouse=True)(one_thread)
 
 
 @pytest.fixture(scope="session")

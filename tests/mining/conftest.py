@@ -35,6 +35,8 @@ from transformers.models.sam3_tracker.configuration_sam3_tracker import (
     Sam3TrackerPromptEncoderConfig,
 )
 
+from one_thread import one_thread
+
 EDGE = 64
 NORMALIZATION = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 2}
 VISION = {"hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -83,13 +85,7 @@ def _sam3() -> Sam3TrackerModel:
                                               mask_decoder_config=Sam3TrackerMaskDecoderConfig(**DECODER)))
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread():
-    """Layers this small gain nothing from a second thread, and wait for it long when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+_one_thread = pytest.fixture(scope="package", autouse=True)(one_thread)
 
 
 @pytest.fixture(scope="session")

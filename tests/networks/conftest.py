@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from mnseg.networks.segmenters import tiny_segformer_config
+from one_thread import one_thread
 
 OLD_CLASSES = 5
 
@@ -49,13 +50,7 @@ def _segformer() -> SegformerForSemanticSegmentation:
     return SegformerForSemanticSegmentation(tiny_segformer_config(OLD_CLASSES))
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread():
-    """Layers this small gain nothing from a second thread, and wait for it long when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+_one_thread = pytest.fixture(scope="package", autouse=True)(one_thread)
 
 
 @pytest.fixture(scope="session")
