@@ -18,7 +18,7 @@ from monai.bundle import ConfigWorkflow
 
 from mnseg.errors import UserError, user_error_in
 
-__all__ = ["CONFIGS", "ROOT", "errors_in_words", "hardware", "open_bundle", "overrides_of", "peak_memory_mib", "quiet"]
+__all__ = ["CONFIGS", "ROOT", "errors_in_words", "hardware", "open_bundle", "overrides_of", "quiet"]
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundles" / "mn_cotraining" / "configs"
@@ -112,15 +112,3 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Most memory so far in MiB: allocated by torch on a GPU; the whole process's resident memory on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if platform.system() == "Darwin" else 2**10)

@@ -13,139 +13,22 @@ import argparse
 import json
 import sys
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from bench_common import hardware, open_bundle, overrides_of, peak_memory_mib, quiet
-from ignite.engine import Engine, Events
+from bench_common import hardware, open_bundle, overrides_of, quiet
+from monai.bundle import ConfigParser
 
 from mnseg.data.datalist import load_datalist, write_datalist
 from mnseg.data.phantom import write_phantom_dataset
-from mnseg.engines import CoTrainer
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 from mnseg.networks.pretrained import TINY_SEGFORMER
+from mnseg.planning.clock import StepClock
+from mnseg.planning.steps import Kind, MeasuredSteps
 
 DEFAULT_OVERLAYS = ["configs/datasets/phantom.json", "configs/recipes/cpu.json"]
-
-
-class Kind(NamedTuple):
-    """A kind of step: its name, who learns, and how many unlabeled patches are in its batches."""
-
-    name: str
-    student: str
-    num_unlabeled: int
-
-
-class StepClock:
-    """Waiting and computing seconds of every step of an engine.
-
-    Waiting is the time from GET_BATCH_STARTED to GET_BATCH_COMPLETED: reading, cropping and augmenting when the loader
-    has no workers, and what the workers could not hide when it has. Computing is the iteration with its handlers. On a
-    GPU both ends of the iteration wait for it to finish.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.waiting: list[float] = []
-        self.computing: list[float] = []
-        self.parts: dict[str, list[float]] = defaultdict(list)
-        self._marks: dict[str, float] = {}
-
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def attach(self, engine: Engine) -> None:
-        """Attach it last, so that the other handlers' time counts too."""
-        engine.add_event_handler(Events.GET_BATCH_STARTED, self._mark, "batch")
-        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._measure, "batch", self.waiting)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._mark, "iteration")
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure, "iteration", self.computing)
-
-    def _mark(self, engine: Engine, name: str) -> None:
-        self._marks[name] = self.now()
-
-    def _measure(self, engine: Engine, name: str, times: list[float]) -> None:
-        times.append(self.now() - self._marks[name])
-
-    def timed(self, function: Callable, name_of: Callable[..., str]) -> Callable:
-        """``function`` whose seconds are noted under the name that ``name_of`` makes of its arguments."""
-
-        @wraps(function)
-        def wrapper(*args: Any) -> Any:
-            start = self.now()
-            result = function(*args)
-            self.parts[name_of(*args)].append(self.now() - start)
-            return result
-
-        return wrapper
-
-    def reset(self) -> None:
-        """Forget what was measured."""
-        for times in (self.waiting, self.computing, self.parts):
-            times.clear()
-
-    def row(self, name: str, warmup: int) -> dict[str, Any]:
-        """Statistics without the first ``warmup`` steps (one step stays in any case)."""
-        warmup = min(warmup, len(self.computing) - 1)
-        waiting, computing = self.waiting[warmup:], self.computing[warmup:]
-        total = [a + b for a, b in zip(waiting, computing, strict=True)]
-        return {
-            "name": name,
-            "steps": len(total),
-            "median_s": median(total),
-            "min_s": min(total),
-            "max_s": max(total),
-            "waiting_share": sum(waiting) / sum(total),
-            "parts_median_s": {part: median(times[warmup:]) for part, times in self.parts.items()},
-            "peak_memory_mib": peak_memory_mib(self.device),
-        }
-
-
-class Plan:
-    """Makes each epoch of a trainer one kind of step and collects a row for it.
-
-    Student and number of unlabeled patches are set behind the bundle's own handlers; everything else is its code.
-    """
-
-    def __init__(self, kinds: list[Kind], clock: StepClock, warmup: int) -> None:
-        self.kinds = kinds
-        self.clock = clock
-        self.warmup = warmup
-        self.rows: list[dict[str, Any]] = []
-
-    def attach(self, trainer: CoTrainer) -> None:
-        """Attach behind all other handlers."""
-        trainer._teach = self.clock.timed(trainer._teach, lambda name, image: f"teacher_{name}")
-        trainer._update = self.clock.timed(trainer._update, lambda name, *batch: f"update_{name}")
-        trainer.add_event_handler(Events.EPOCH_STARTED, self._start)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._check)
-        self.clock.attach(trainer)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
-
-    def _start(self, trainer: CoTrainer) -> None:
-        kind = self.kinds[trainer.state.epoch - 1]
-        trainer.state.student = kind.student
-        trainer.state.num_unlabeled = trainer.data_loader.batch_sampler.num_unlabeled = kind.num_unlabeled
-        self.clock.reset()
-        if self.clock.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.clock.device)
-
-    def _check(self, trainer: CoTrainer) -> None:
-        batch, kind = trainer.state.batch, self.kinds[trainer.state.epoch - 1]
-        if batch["image"].shape[0] - batch["label"].shape[0] != kind.num_unlabeled:
-            raise AssertionError(f"a batch of '{kind.name}' does not hold {kind.num_unlabeled} unlabeled patches")
-
-    def _finish(self, trainer: CoTrainer) -> None:
-        self.rows.append(self.clock.row(self.kinds[trainer.state.epoch - 1].name, self.warmup))
 
 
 def step_kinds(num_unlabeled: int) -> list[Kind]:
@@ -165,7 +48,15 @@ def step_kinds(num_unlabeled: int) -> list[Kind]:
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the benchmark; intermediate files go to ``folder``."""
-    device = _device(args.device)
+    parser, kinds, info = open_short(args, folder)
+    rows = timed(parser, kinds, args)
+    print("\n".join(["", line(None), *map(line, rows)]))
+    return info | {"rows": rows}
+
+
+def open_short(args: argparse.Namespace, folder: Path) -> tuple[ConfigParser, list[Kind], dict[str, Any]]:
+    """The bundle with an epoch for each kind of step, the kinds, and what the numbers belong to, which is printed."""
+    device = device_of(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     overrides = _settings(args, folder, device)
@@ -182,17 +73,20 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     # The trainer's length depends on the kinds, which depend on the batch size.
     workflow.parser.update({"stage_2_epochs": len(kinds) - 1, "num_unlabeled": unlabeled if len(kinds) > 3 else 0})
     workflow.initialize()
-    trainer = parser.get_parsed_content("train::trainer")
-    plan = Plan(kinds, StepClock(device), args.warmup)
-    plan.attach(trainer)
-    clocks = _validation_clocks(parser, device, bool(datalist.get("validation")))
+    return parser, kinds, info | {"config": args.config, "set": args.set, "model_2d": overrides["model_2d"]}
+
+
+def timed(parser: ConfigParser, kinds: list[Kind], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train, one epoch a kind, and validate; a row for each kind of step and for the validation of each network."""
+    device, trainer = parser.get_parsed_content("device"), parser.get_parsed_content("train::trainer")
+    steps = MeasuredSteps(kinds, StepClock(device), args.warmup)
+    steps.attach(trainer)
+    clocks = _validation_clocks(parser, device, len(parser.get_parsed_content("validate::dataset")) > 0)
     trainer.run()
-    rows = plan.rows + [clock.row(name, args.warmup_volumes) for name, clock in clocks.items()]
-    print("\n".join(["", _line(None), *map(_line, rows)]))
-    return info | {"config": args.config, "set": args.set, "model_2d": overrides["model_2d"], "rows": rows}
+    return steps.rows + [clock.row(name, args.warmup_volumes) for name, clock in clocks.items()]
 
 
-def _validation_clocks(parser: Any, device: torch.device, has_validation: bool) -> dict[str, StepClock]:
+def _validation_clocks(parser: ConfigParser, device: torch.device, has_validation: bool) -> dict[str, StepClock]:
     if not has_validation:
         return {}
     clocks = {"validation volume, 3D": "validate::evaluator", "validation volume, 2D": "validate::evaluator_2d"}
@@ -240,14 +134,14 @@ def _datalist(args: argparse.Namespace, folder: Path) -> Path:
     return write_datalist(datalist, folder / "datalist.json")
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda, but torch sees no GPU here: use --device cpu, or install a CUDA build.")
     return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
 
 
-def _line(row: dict[str, Any] | None) -> str:
+def line(row: dict[str, Any] | None) -> str:
     """A line of the table; None: its head."""
     if row is None:
         return f"{'':26} {'seconds':>8} {'min..max':>17} {'waiting':>8} {'peak MiB':>9}  of which"
@@ -259,8 +153,8 @@ def _line(row: dict[str, Any] | None) -> str:
     )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="*", default=DEFAULT_OVERLAYS, metavar="FILE", help="overlays of train.json")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of top-level keys")
     parser.add_argument("--datalist", metavar="FILE", help="default: phantom data in a temporary folder")

@@ -29,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = build_parser(argv).parse_args(argv)
+        parser = build_parser(argv)
+        args, more = parser.parse_known_args(argv)
+        if more and not hasattr(args, "more"):
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        args.more = more  # of plan: keys of a config
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         return args.run(args)
     except UserError as error:
@@ -64,6 +68,7 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_dicom(commands)
     _add_federate(commands)
     _add_serve(commands)
+    _add_plan(commands)
     report = commands.add_parser("report", help="show a run in pictures, as one HTML page")
     report.set_defaults(run=_run_report)
     if "report" in argv[:1]:
@@ -71,6 +76,18 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
 
         add_report_arguments(report)
     return parser
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    from mnseg.planning.command import add_plan_arguments, run_plan
+
+    parser = commands.add_parser(
+        "plan", help="time and memory that a training will take, before it begins", allow_abbrev=False,
+        description="Give it a training's own arguments: 'mnseg plan' in the place of 'python -m monai.bundle run'. It "
+        "runs a few steps of each kind on this machine and adds up the epochs. Nothing is written.",
+    )  # fmt: skip
+    add_plan_arguments(parser)
+    parser.set_defaults(run=run_plan, more=[])
 
 
 _SPLIT_HELP = """

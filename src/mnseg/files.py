@@ -6,10 +6,10 @@ import errno
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from mnseg.errors import UserError
 
@@ -47,13 +47,13 @@ def shared_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """`atomic_write` where several processes may write the same file at once: each fills a file of its own."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    os.close(handle)
+    # Not mkstemp, whose files are for their owner alone.
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
     try:
-        write(Path(name))
-        os.replace(name, path)
+        write(temporary)
+        os.replace(temporary, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
 
 

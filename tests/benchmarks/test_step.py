@@ -1,4 +1,4 @@
-"""step.py: times by a clock that the test turns, kinds of steps that are what they say."""
+"""step.py: kinds of steps that are what they say, options."""
 
 from __future__ import annotations
 
@@ -6,58 +6,13 @@ import json
 
 import pytest
 import step
-import torch
 from bench_common import overrides_of
-from ignite.engine import Engine, Events
 
 from mnseg.errors import UserError
 
 
-class TurnedClock(step.StepClock):
-    """Time moves only when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__(torch.device("cpu"))
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-
-def test_waiting_and_computing_are_told_apart_and_warmup_is_left_out():
-    clock = TurnedClock()
-    waits, computes = [5.0, 1.0, 3.0, 2.0], [9.0, 3.0, 1.0, 2.0]
-
-    def data():
-        for seconds in waits:
-            clock.time += seconds
-            yield None
-
-    engine = Engine(lambda e, batch: setattr(clock, "time", clock.time + computes[e.state.iteration - 1]))
-    clock.attach(engine)
-    engine.run(data(), epoch_length=4)
-    row = clock.row("x", warmup=1)
-    assert (row["steps"], row["median_s"], row["min_s"], row["max_s"]) == (3, 4.0, 4.0, 4.0)
-    assert row["waiting_share"] == pytest.approx(6 / 12)
-
-
-def test_a_handler_attached_before_counts_as_part_of_the_step():
-    clock = TurnedClock()
-    engine = Engine(lambda e, batch: None)
-    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: setattr(clock, "time", clock.time + 7.0))
-    clock.attach(engine)
-    engine.run([0], epoch_length=1)
-    assert clock.computing == [7.0]
-
-
-def test_warmup_never_leaves_nothing():
-    clock = TurnedClock()
-    clock.waiting, clock.computing = [1.0], [1.0]
-    assert clock.row("x", warmup=3)["steps"] == 1
-
-
 def test_bundle_is_timed_for_every_kind_of_step(tmp_path, capsys):
-    """The trainer itself runs; `Plan._check` raises when a batch is not of the kind that its row names."""
+    """The trainer itself runs; `MeasuredSteps._check` raises when a batch is not of the kind that its row names."""
     out = tmp_path / "out.json"
     tiny = ["network_def#features=[4, 4, 8, 8, 16, 4]", "batch_size=3"]
     argv = ["--steps", "1", "--warmup", "0", "--unlabeled", "2", "--unlabeled-cases", "2", "--volumes", "1"]

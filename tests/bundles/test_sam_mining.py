@@ -17,12 +17,12 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
+from fake_mining import FakeMiner
 from kill_at import write_kill_module
 from mnseg.bundle import unknown_keys
 from mnseg.data.phantom_polyps import write_polyp_dataset
 from mnseg.data.pictures import read_mask, read_picture
 from mnseg.errors import UserError, user_error_in
-from mnseg.mining.miner import MinedImage
 from mnseg.mining.training.rounds import MinedWriter
 from one_thread import one_thread
 
@@ -156,6 +156,16 @@ def test_killed_and_repeated_is_bitwise_the_unbroken_run(trained, data, tmp_path
     assert lines[0] == lines[1]
 
 
+def test_worker_processes_see_the_labels_of_each_new_round(data, tmp_path):
+    """Without augmentation a worker's batch is that of the main process; old or missing labels would change losses."""
+    runs = [tmp_path / "alone", tmp_path / "workers"]
+    plain = {"augmentation": {"_target_": "Compose", "transforms": []}}
+    for number, run_dir in enumerate(runs):
+        run("train.json", settings(data, run_dir, num_workers=number, **plain))
+    losses = [[(line["loss"], line.get("mined_kept")) for line in history(run_dir)] for run_dir in runs]
+    assert losses[0] == losses[1]
+
+
 def test_a_round_that_is_gone_is_missed(trained, data, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     checkpoint = tmp_path / "run" / "models" / "checkpoint.pt"
@@ -165,6 +175,16 @@ def test_a_round_that_is_gone_is_missed(trained, data, tmp_path):
     shutil.rmtree(tmp_path / "run" / "mined" / "round_2")
     message = refusal("train.json", settings(data, tmp_path / "run"))
     assert "round_2" in message and "set resume to False" in message
+
+
+def test_another_large_model_does_not_continue_a_run(trained, data, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "models" / "checkpoint.pt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["engine"]["epoch"], content["engine"]["iteration"] = 4, 8
+    torch.save(content, checkpoint)
+    message = refusal("train.json", settings(data, tmp_path / "run", **{"miner#identity": "other weights"}))
+    assert "round_1 was mined with another large model" in message and "set resume to False" in message
 
 
 def test_other_settings_do_not_continue_a_run_but_thresholds_may(trained, data):
@@ -274,6 +294,10 @@ def test_mine_json_turns_a_folder_of_images_into_pseudo_labels(trained, data, tm
     message = refusal("mine.json", overrides | {"output_dir": str(tmp_path / "other")}, trained / "model.json")
     assert "1 of 10 images cannot be used" in message and "testing_000.png cannot be read" in message
     assert not (tmp_path / "other").exists()
+    left = {"output_dir": str(tmp_path / "left"), "skip_unreadable": True}
+    run("mine.json", overrides | left, trained / "model.json")
+    kept.discard("testing_000")
+    assert kept == {path.stem for path in (tmp_path / "left").glob("*.png")}
     message = refusal("mine.json", overrides | {"output_dir": overrides["dataset_dir"]}, trained / "model.json")
     assert "masks would take the place of images" in message
 
@@ -282,18 +306,18 @@ def test_a_mask_that_is_not_kept_any_more_goes(data, tmp_path):
     images = {path.stem: str(path) for path in sorted((data / "images").iterdir())[:2]}
     first, second = images
     shape = read_picture(images[first]).shape[:2]
-    kept = MinedImage(first, np.ones(shape, np.uint8), "kept")
-    for last in (MinedImage(second, kept.label, "kept"), MinedImage(second, None, "agreement too low")):
-        writer = MinedWriter(tmp_path, images, 2)
+    pixels, sure = np.zeros(shape, np.uint8), np.zeros((2, *shape), np.float32)
+    for rejected in ([], [second]):
+        writer, miner = MinedWriter(tmp_path, images, 2), FakeMiner(rejected, seed=len(rejected))
         assert not (tmp_path / "summary.json").exists()
-        writer.add(kept)
-        writer.add(last)
+        for case in images:
+            writer.mine(miner, case, pixels, sure)
         writer.finish()
     assert [path.stem for path in tmp_path.glob("*.png")] == [first]
     (tmp_path / f"{first}.png").unlink()
     (tmp_path / f"{first}.png").mkdir()
     with pytest.raises(UserError, match=rf"{first}.png cannot be written"):
-        MinedWriter(tmp_path, images, 2).add(kept)
+        MinedWriter(tmp_path, images, 2).mine(FakeMiner(), first, pixels, sure)
     assert not (tmp_path / "summary.json").exists() and not list(tmp_path.glob(".partial*"))
 
 

@@ -87,6 +87,15 @@ def test_palettes_are_colors_of_images_and_classes_of_masks(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "p.png", 3), [[0, 1, 2]])
 
 
+def test_a_mask_whose_palette_begins_with_white_is_refused(tmp_path):
+    """Black on white: either the structure is 1, or what is seen as white."""
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save(tmp_path / "p.png")
+    with pytest.raises(PictureError, match="palette that begins with white"):
+        read_mask(tmp_path / "p.png", 2)
+
+
 @pytest.mark.parametrize("values", [[[0, 1]], [[0, 255]], [[False, True]]])
 def test_masks_of_two_classes(tmp_path, values):
     path = save(tmp_path / "m.png", np.array(values, bool if values[0][0] is False else np.uint8))
@@ -125,6 +134,15 @@ def test_16_bit_images_keep_their_values_in_either_byte_order(tmp_path, mode):
     read = read_picture(tmp_path / "x.tif")
     np.testing.assert_array_equal(read, values)
     assert read.dtype.isnative
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_tiff_whose_lowest_value_is_white_is_inverted(tmp_path, kind):
+    values = np.array([[0, 7, 100]], kind)
+    Image.fromarray(values).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    assert Image.open(tmp_path / "x.tif").tag_v2[262] == 0
+    read = read_picture(tmp_path / "x.tif").astype(int)
+    np.testing.assert_array_equal(np.diff(read), [[-7, -93]])
 
 
 @pytest.mark.parametrize(("values", "classes", "words"), [

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from mining.scenes import blobs, disk
 from mnseg.errors import UserError
-from mnseg.mining.prompts import PromptSettings, component_box, find_components, jittered, make_prompt
+from mnseg.mining.prompts import (
+    PromptSettings,
+    component_box,
+    depth_inside,
+    find_components,
+    find_specks,
+    jittered,
+    make_prompt,
+)
 
 SEEDS = st.integers(0, 10_000)
 QUICK = settings(max_examples=15, deadline=None)
@@ -35,6 +44,35 @@ def test_components_share_the_mask_out_among_them(seed):
         assert (mask[component] == index).all()
         total += component
     np.testing.assert_array_equal(total, mask > 0)
+
+
+@QUICK
+@given(SEEDS, st.integers(0, 200))
+def test_specks_are_the_components_that_are_too_small(seed, smallest):
+    mask = blobs(seed).argmax(axis=0)
+    every = [(index, component.sum(), component_box(component)) for index, component in find_components(mask, 3)]
+    large = [(index, c.sum(), component_box(c)) for index, c in find_components(mask, 3, smallest)]
+    assert large == [each for each in every if each[1] >= smallest]
+    assert list(find_specks(mask, 3, smallest)) == [each for each in every if each[1] < smallest]
+
+
+@QUICK
+@given(SEEDS)
+def test_depth_is_the_distance_over_the_whole_image(seed):
+    for _, component in find_components(blobs(seed).argmax(axis=0), 3):
+        expected = ndimage.distance_transform_edt(np.pad(component, 1))[1:-1, 1:-1]
+        np.testing.assert_array_equal(depth_inside(component), expected)
+
+
+def test_the_ring_is_where_the_distance_over_the_whole_image_says():
+    component = disk((60, 70), (20, 40), 9)
+    prompt = make_prompt(1, component, component.astype(int), component.astype(np.float32),
+                         PromptSettings(negative_points=10_000))  # fmt: skip
+    distance = ndimage.distance_transform_edt(~component)
+    radius = np.sqrt(component.sum() / np.pi)
+    found = np.zeros_like(component)
+    found[pixels(prompt.points[prompt.point_labels == 0])] = True
+    np.testing.assert_array_equal(found, (distance >= 0.4 * radius) & (distance <= 0.8 * radius))
 
 
 def test_components_touch_at_corners_but_not_across_classes():

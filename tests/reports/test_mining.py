@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 
+from fake_mining import ToldMiner
 from mnseg.data.datalist import load_datalist
 from mnseg.data.phantom_polyps import write_polyp_dataset
 from mnseg.data.pictures import read_mask
@@ -14,6 +16,7 @@ from mnseg.mining import KEPT, MinedImage
 from mnseg.mining.training.rounds import Rounds
 from mnseg.reports.html import write_report
 from mnseg.reports.mining import is_planar
+from mnseg.reports.run_data import Run
 
 
 def test_image_prompt_mined_mask_and_truth_are_shown(tmp_path):
@@ -27,9 +30,9 @@ def test_image_prompt_mined_mask_and_truth_are_shown(tmp_path):
                  for index, (case, mask) in enumerate(masks.items())]
         for case, mask in masks.items():
             rounds.write_network(number, case, mask, images[case])
-        writer = rounds.writer(number, images)
-        for image in mined:
-            writer.add(image)
+        writer, miner = rounds.writer(number, images), ToldMiner(mined)
+        for case, mask in masks.items():
+            writer.mine(miner, case, mask, mask[None].astype(np.float32))
         writer.finish(epoch=3 * number, pseudo_dice_2d=0.75)
     (run_dir / "eval" / "predictions").mkdir(parents=True)
     for item in content["testing"]:
@@ -46,5 +49,7 @@ def test_image_prompt_mined_mask_and_truth_are_shown(tmp_path):
 
 
 def test_volumes_are_not_planar():
-    assert not is_planar({"labeled": [{"image": "a.nii.gz"}], "class_names": ["background", "a"]})
-    assert is_planar({"labeled": [], "testing": [{"image": "a.JPG"}]})
+    volumes = {"labeled": [{"image": "a.nii.gz"}], "class_names": ["background", "a"]}
+    assert not is_planar(volumes, [Run("a", Path("a"), settings={"patch_size": [32, 32, 32]})])
+    assert is_planar({"labeled": [], "testing": [{"image": "a.JPG"}]}, [])
+    assert is_planar(volumes, [Run("a", Path("a"), settings={"image_size": [32, 32]})]), "NIfTI of one slice"

@@ -40,6 +40,7 @@ LOSSY = (".jpg", ".jpeg")
 # Axes of a slice as it is shown: columns toward the patient's left or back, rows toward the back or the feet.
 SEEN = axcodes2ornt("LPI")
 ORIENTATION_TAG = 0x0112  # of EXIF; 1 is upright
+PHOTOMETRIC_TAG = 262  # of TIFF; 0: the lowest value is white
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 BLUR = 64  # how far JPEG may move a mask's 0 and 255
 MASK_VALUE = 255  # the structure of a mask of two classes, so that a person sees it
@@ -232,8 +233,12 @@ def _values(path: str | os.PathLike, as_indices: bool) -> np.ndarray:
             values = _seen(nib.load(path))
         elif kind == "raster" and has_pillow:
             with _opened(path) as image:
+                if as_indices:
+                    _refuse_white_background(image)
                 is_plain = as_indices or image.mode in ("L", "I", "F") or image.mode.startswith("I;16")
                 values = np.asarray(image if is_plain else _plain(image))
+                if _is_white_zero(image):
+                    values = np.iinfo(np.uint16).max - values
             values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch knows no other byte order
         else:
             values = _read_itk(path, kind, as_indices)
@@ -273,6 +278,17 @@ def _opened(path: str | os.PathLike):
     if (turned := image.getexif().get(ORIENTATION_TAG, 1)) != 1:
         raise PictureError(f"is stored turned (EXIF orientation {turned}): save it upright, and its mask with it")
     return image
+
+
+def _refuse_white_background(image) -> None:
+    """A palette numbers its colors; black on white could be meant as numbers or as what is seen."""
+    if image.mode == "P" and len(colors := image.getpalette()) >= 6 and min(colors[:3]) > 127 > max(colors[3:6]):
+        raise PictureError("has a palette that begins with white: save it as gray, 0 for the background")
+
+
+def _is_white_zero(image) -> bool:
+    """TIFF with 16 bits of which the lowest is white; Pillow inverts those with 8 bits only."""
+    return image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(PHOTOMETRIC_TAG) == 0
 
 
 def _plain(image):

@@ -12,7 +12,14 @@ import numpy as np
 from mnseg.errors import UserError
 from mnseg.mining.embedding_cache import EmbeddingCache
 from mnseg.mining.promptable import Prompt, PromptableModel, as_rgb
-from mnseg.mining.prompts import PromptSettings, find_components, jittered, make_prompt
+from mnseg.mining.prompts import (
+    PromptSettings,
+    component_box,
+    find_components,
+    find_specks,
+    jittered,
+    make_prompt,
+)
 from mnseg.mining.quality import AGREEMENT, Thresholds, best_mask, stability
 
 __all__ = ["KEPT", "NOTHING_FOUND", "TOO_SMALL", "MinedImage", "Miner"]
@@ -110,6 +117,15 @@ class Miner:
         self.partial_images = partial_images
         self.seed = seed
 
+    def digest(self, image: np.ndarray, probabilities: np.ndarray) -> str:
+        """Of everything that ``mine`` makes its answer from: equal digest, equal answer."""
+        settings = (self.prompts, self.thresholds, self.jitter, self.jitter_count, self.partial_images, self.seed)
+        digest = sha256(repr((self.model.identity, settings)).encode())
+        for part in (image, probabilities):
+            digest.update(f"{part.shape} {part.dtype}".encode())
+            digest.update(np.ascontiguousarray(part))
+        return digest.hexdigest()
+
     def mine(self, case: str, image: np.ndarray, probabilities: np.ndarray) -> MinedImage:
         """Mine one image.
 
@@ -126,13 +142,8 @@ class Miner:
             raise ValueError(f"{case}: probabilities {probabilities.shape} do not fit the image {image.shape}")
         mask = probabilities.argmax(axis=0)
         smallest = self.prompts.min_component_size * mask.size
-        large, small = [], []
-        # One after the other: a noisy mask has thousands of specks, each of them found as a mask of the whole image.
-        for index, component in find_components(mask, len(probabilities)):
-            if component.sum() >= smallest:
-                large.append((index, component))
-            else:
-                small.append(_row(index, component, TOO_SMALL))
+        large = list(find_components(mask, len(probabilities), smallest))
+        small = [_row(*speck, TOO_SMALL) for speck in find_specks(mask, len(probabilities), smallest)]
         if not large:
             return MinedImage(case, None, NOTHING_FOUND, small)
         prompts = [make_prompt(index, each, mask, probabilities[index], self.prompts) for index, each in large]
@@ -166,7 +177,7 @@ class Miner:
     def _decide(
         self, case: str, shape: tuple[int, int], found: Sequence[_Found], small: list[dict[str, Any]]
     ) -> MinedImage:
-        rows = [_row(each.prompt.class_index, each.prompt.component, each.reason, each) for each in found] + small
+        rows = [_row_of(each) for each in found] + small
         kept = [each for each in found if each.reason is None]
         if not kept or (len(kept) < len(found) and self.partial_images == "reject"):
             _, reason = max((each.prompt.component.sum(), each.reason) for each in found if each.reason)
@@ -184,10 +195,16 @@ def _merge(kept: Sequence[_Found], shape: tuple[int, int]) -> np.ndarray:
     return label
 
 
-def _row(class_index: int, component: np.ndarray, reason: str | None, found: _Found | None = None) -> dict[str, Any]:
-    rows, columns = (np.flatnonzero(component.any(axis=axis)) for axis in (1, 0))
-    box = tuple(int(value) for value in (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1))
-    row = {"class": class_index, "size": int(component.sum()), "box": box}
+def _row(
+    class_index: int, size: int, box: tuple[int, ...], reason: str | None, found: _Found | None = None
+) -> dict[str, Any]:
+    row = {"class": class_index, "size": size, "box": box}
     for name in ("predicted_iou", "agreement", "stability"):
         row[name] = None if found is None else getattr(found, name)
     return row | {"kept": reason is None, "reason": reason or ""}
+
+
+def _row_of(found: _Found) -> dict[str, Any]:
+    component = found.prompt.component
+    box = tuple(int(value) for value in component_box(component))
+    return _row(found.prompt.class_index, int(component.sum()), box, found.reason, found)

@@ -12,7 +12,15 @@ from scipy import ndimage
 from mnseg.errors import UserError
 from mnseg.mining.promptable import Prompt
 
-__all__ = ["PromptSettings", "component_box", "find_components", "jittered", "make_prompt"]
+__all__ = [
+    "PromptSettings",
+    "component_box",
+    "depth_inside",
+    "find_components",
+    "find_specks",
+    "jittered",
+    "make_prompt",
+]
 
 EIGHT_NEIGHBORS = np.ones((3, 3), dtype=bool)
 
@@ -47,12 +55,29 @@ class PromptSettings:
             raise UserError(f"point_selection is '{self.point_selection}'; it must be 'distance' or 'confidence'.")
 
 
-def find_components(mask: np.ndarray, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Connected components (8 neighbors) of each class of a mask (H, W), as (class index, (H, W) bool)."""
+def find_components(mask: np.ndarray, num_classes: int, smallest: float = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """Connected components (8 neighbors) of each class of a mask (H, W), as (class index, (H, W) bool).
+
+    Those of less than ``smallest`` pixels are left out: a noisy mask has thousands of them.
+    """
     for index in range(1, num_classes):
-        labels, count = ndimage.label(mask == index, structure=EIGHT_NEIGHBORS)
-        for number in range(1, count + 1):
-            yield index, labels == number
+        labels, sizes = _label(mask == index)
+        for number in np.flatnonzero(sizes >= smallest):
+            yield index, labels == number + 1
+
+
+def find_specks(mask: np.ndarray, num_classes: int, smallest: float) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """The components of less than ``smallest`` pixels, as (class index, pixels, box as in ``Prompt``)."""
+    for index in range(1, num_classes):
+        labels, sizes = _label(mask == index)
+        for size, (rows, columns) in zip(sizes, ndimage.find_objects(labels), strict=True):
+            if size < smallest:
+                yield index, int(size), (rows.start, columns.start, rows.stop, columns.stop)
+
+
+def _label(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, count = ndimage.label(inside, structure=EIGHT_NEIGHBORS)
+    return labels, np.bincount(labels.ravel(), minlength=count + 1)[1:]
 
 
 def component_box(component: np.ndarray, margin: float = 0.0) -> tuple[float, float, float, float]:
@@ -86,24 +111,39 @@ def make_prompt(
         confidence: (H, W) probability of the class.
         settings: how many points, and where.
     """
-    depth = _depth(component)
+    depth = depth_inside(component)
     weight = depth
     if settings.point_selection == "confidence":
         weight = np.where(component, confidence + 1e-3 * depth / depth.max(), 0.0)  # equal confidence: the deeper one
     positive = _spread(weight, settings.positive_points)
-    distance = ndimage.distance_transform_edt(~component)
     radius = np.sqrt(component.sum() / np.pi)
     inner, outer = (max(radius * value, floor) for value, floor in zip(settings.ring, (1.0, 2.0), strict=True))
-    ring = (distance >= inner) & (distance <= outer) & (mask == 0)
+    ring = _ring(component, inner, outer) & (mask == 0)
     negative = _spread(ring.astype(float), settings.negative_points)
     labels = np.repeat([1, 0], [len(positive), len(negative)])
     box = component_box(component, settings.box_margin)
     return Prompt(class_index, component, box, np.concatenate([positive, negative]), labels)
 
 
-def _depth(component: np.ndarray) -> np.ndarray:
-    """Distance (pixels) to the next pixel outside; the image's border counts as outside."""
-    return ndimage.distance_transform_edt(np.pad(component, 1))[1:-1, 1:-1]
+def depth_inside(component: np.ndarray) -> np.ndarray:
+    """Distance (pixels) of a component's pixels to the next one outside, 0 elsewhere; beyond the border is outside."""
+    depth, window = np.zeros(component.shape), _window(component, 0)
+    depth[window] = ndimage.distance_transform_edt(np.pad(component[window], 1))[1:-1, 1:-1]
+    return depth
+
+
+def _ring(component: np.ndarray, inner: float, outer: float) -> np.ndarray:
+    """Pixels whose distance to the component is between ``inner`` and ``outer``."""
+    ring, window = np.zeros(component.shape, dtype=bool), _window(component, int(np.ceil(outer)))
+    distance = ndimage.distance_transform_edt(~component[window])
+    ring[window] = (distance >= inner) & (distance <= outer)
+    return ring
+
+
+def _window(component: np.ndarray, rim: int) -> tuple[slice, slice]:
+    """Where a component is, with a rim: distances over a whole large image would take seconds."""
+    row0, column0, row1, column1 = (int(value) for value in component_box(component))
+    return slice(max(row0 - rim, 0), row1 + rim), slice(max(column0 - rim, 0), column1 + rim)
 
 
 def _spread(weight: np.ndarray, count: int) -> np.ndarray:

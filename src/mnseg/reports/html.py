@@ -95,7 +95,7 @@ def write_report(
     content = load_datalist(datalist, dataset_dir)
     loaded = [load_run(name, folder) for name, folder in runs.items()]
     baseline = _baseline(loaded, reference)
-    planar = is_planar(content)
+    planar = is_planar(content, loaded)
     body = [
         _results(loaded, baseline),
         _planar_pictures(content, loaded, baseline, max_cases) if planar else (
@@ -131,7 +131,7 @@ def _intro(content: dict, runs: Sequence[Run]) -> list[str]:
         protocol += " Some of these were trained on, so their numbers say nothing about new scans."
     elif splits["validation"]:
         protocol += " Validation cases may have chosen the checkpoint, so their numbers are optimistic."
-    return [f"{'2D' if is_planar(content) else '3D'} segmentation from few labeled scans: {names}.", protocol]
+    return [f"{'2D' if is_planar(content, runs) else '3D'} segmentation from few labeled scans: {names}.", protocol]
 
 
 def _results(runs: Sequence[Run], baseline: Run | None) -> str:

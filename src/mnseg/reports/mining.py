@@ -31,8 +31,10 @@ CAPTION = (
 )
 
 
-def is_planar(content: Mapping[str, Any]) -> bool:
-    """Whether a datalist is one of 2D images, by their suffix."""
+def is_planar(content: Mapping[str, Any], runs: Sequence[Run]) -> bool:
+    """Whether a datalist is one of 2D images: a NIfTI or DICOM file may be one, which the bundle's settings tell."""
+    if any("image_size" in run.settings for run in runs):
+        return True
     items = [item for value in content.values() if isinstance(value, list) for item in value if isinstance(item, dict)]
     return any(item["image"].lower().endswith(RASTER) for item in items)
 
@@ -137,9 +139,7 @@ def _draw(
 
 def _draw_prompts(panel: Axes, network: np.ndarray, num_classes: int, settings: PromptSettings) -> None:
     """Points by confidence cannot be drawn: the probabilities are not kept."""
-    for index, component in find_components(network, num_classes):
-        if component.sum() < settings.min_component_size * component.size:
-            continue
+    for index, component in find_components(network, num_classes, settings.min_component_size * network.size):
         prompt = make_prompt(index, component, network, component.astype(np.float32), settings)
         row0, column0, row1, column1 = prompt.box
         panel.add_patch(Rectangle((column0 - 0.5, row0 - 0.5), column1 - column0, row1 - row0, fill=False,

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 from torch import Tensor
 
 from mnseg.errors import UserError
 from mnseg.mining.promptable import Prompt
+from mnseg.mining.prompts import depth_inside
 
 __all__ = ["RANDOM_WALKER", "RandomWalker"]
 
@@ -77,7 +77,7 @@ class RandomWalker:
         component, (row0, column0, row1, column1) = prompt.component, prompt.box
         rows, columns = (np.arange(size) + 0.5 for size in component.shape)  # the pixels' centers
         inside = np.outer((rows > row0) & (rows < row1), (columns > column0) & (columns < column1))
-        depth = ndimage.distance_transform_edt(np.pad(component, 1))[1:-1, 1:-1]
+        depth = depth_inside(component)
         seeds = np.where(inside, 0, BACKGROUND)
         seeds[depth >= self.core * depth.max()] = FOREGROUND
         places = tuple(np.rint(prompt.points).astype(int).T)

@@ -99,7 +99,8 @@ class MiningHandler:
         engine.state.validation = {**getattr(engine.state, "validation", {}), **self.measured}
 
     def _mine(self, engine: Engine, number: int) -> None:
-        self.rounds.forget_from(number)
+        self.rounds.require_same_model(number, self.miner.model)
+        self.rounds.forget_from(number + 1)  # this one, when a stopped run has begun it, goes on
         writer = self.rounds.writer(number, self._files())
         dice: list[float] = []
         self.mined.replace(self._mine_all(number, writer, dice))
@@ -114,20 +115,19 @@ class MiningHandler:
     def _mine_all(self, number: int, writer: MinedWriter, dice: list[float]) -> Iterator[tuple[str, np.ndarray]]:
         """Cases and labels of the kept images; fills ``dice`` where hidden labels exist."""
         for item in tqdm(self.items.values(), f"mining round {number}", leave=False, mininterval=1.0):
-            mined = self._mine_one(number, item)
-            writer.add(mined)
+            mined = self._mine_one(number, item, writer)
             if mined.label is not None:
                 dice += self._hidden_dice(mined)
                 yield mined.case, mined.label
 
-    def _mine_one(self, number: int, item: Mapping[str, Any]) -> MinedImage:
+    def _mine_one(self, number: int, item: Mapping[str, Any], writer: MinedWriter) -> MinedImage:
         try:
             picture, probabilities = self.predictor(item)
         except PictureError as error:
             raise UserError(f"{error}: it was readable when the run began.") from error
         mask = probabilities.argmax(axis=0).astype(np.uint8)
         self.rounds.write_network(number, item["case"], mask, item["image"])
-        return self.miner.mine(item["case"], picture, probabilities)
+        return writer.mine(self.miner, item["case"], picture, probabilities)
 
     def _use(self, number: int) -> None:
         self.current = number
@@ -144,9 +144,9 @@ class MiningHandler:
 
 
 def _settings(miner: Miner) -> dict[str, Any]:
-    """Of prompts and thresholds, for the summary: thresholds may change when a run is continued."""
-    parts = {name: getattr(miner, name, None) for name in ("prompts", "thresholds")}
-    return {name: asdict(value) for name, value in parts.items() if value is not None}
+    """For the summary: thresholds may change when a run is continued."""
+    settings = {"prompts": asdict(miner.prompts), "thresholds": asdict(miner.thresholds)}
+    return {"promptable": miner.model.identity, **settings}
 
 
 def _dice(label: np.ndarray, truth: np.ndarray, num_classes: int) -> list[float]:

@@ -24,8 +24,16 @@ __all__ = ["find_images", "mine_folder"]
 logger = logging.getLogger(__name__)
 
 
-def find_images(folder: str | Path, output: str | Path, num_classes: int) -> dict[str, Path]:
+def find_images(
+    folder: str | Path, output: str | Path, num_classes: int, skip_unreadable: bool = False
+) -> dict[str, Path]:
     """The images of a folder by case, all of them read once.
+
+    Args:
+        folder: of images.
+        output: where masks will be written.
+        num_classes: of the masks; they count for the memory that an image takes.
+        skip_unreadable: leave out images that cannot be used, with a warning.
 
     Raises:
         UserError: no image, one that cannot be used, or ``output`` cannot be written.
@@ -39,20 +47,27 @@ def find_images(folder: str | Path, output: str | Path, num_classes: int) -> dic
         raise UserError(f"output_dir and dataset_dir are both {folder}: masks would take the place of images; give "
                         "output_dir another folder.")
     require_writable(Path(output) / SUMMARY)
-    faults: list[Finding] = []
+    faults: dict[str, Finding] = {}
     for case, path in images.items():
-        found = check_picture_case("unlabeled", {"image": str(path), "case": case}, num_classes, False).findings
-        faults += [finding for finding in found if finding.level == "error"]
-    if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        listed = "; ".join(finding.message.removesuffix(".") for finding in faults[:5])
-        raise UserError(f"{len(faults)} of {len(images)} images cannot be used: {listed}{more}: repair or remove them.")
-    return images
+        checked = check_picture_case("unlabeled", {"image": str(path), "case": case}, num_classes, False)
+        if errors := [finding for finding in checked.findings if finding.level == "error"]:
+            faults[case] = errors[0]
+    if not faults:
+        return images
+    more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+    listed = "; ".join(finding.message.removesuffix(".") for finding in list(faults.values())[:5])
+    told = f"{len(faults)} of {len(images)} images cannot be used: {listed}{more}"
+    if not skip_unreadable or len(faults) == len(images):
+        raise UserError(f"{told}: repair or remove them, or leave them out with --skip_unreadable True.")
+    logger.warning("%s: they are left out.", told)
+    return {case: path for case, path in images.items() if case not in faults}
 
 
 def mine_folder(images: dict[str, Path], predictor: Predictor, miner: Miner, output: str | Path,
                 class_names: Sequence[str]) -> Counter[str]:
     """Mine all images; write the kept masks, ``decisions.csv`` (scores) and ``summary.json`` to ``output``.
+
+    A stopped run goes on when it is repeated: the large model is not asked again about an image that it has seen.
 
     Returns:
         How many images met each decision.
@@ -62,7 +77,7 @@ def mine_folder(images: dict[str, Path], predictor: Predictor, miner: Miner, out
     """
     writer = MinedWriter(Path(output), {case: str(path) for case, path in images.items()}, len(class_names))
     for case, path in tqdm(images.items(), "mining"):
-        writer.add(miner.mine(case, *predictor({"case": case, "image": str(path)})))
+        writer.mine(miner, case, *predictor({"case": case, "image": str(path)}))
     counts = writer.finish(class_names=list(class_names))
     logger.info("%s: %s", output, told(counts))
     require_some_kept(counts, miner)

@@ -18,7 +18,9 @@ from mnseg.data.pictures import PictureError, read_mask, write_mask
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 from mnseg.mining.decisions import count_decisions, write_decisions
-from mnseg.mining.miner import KEPT, MinedImage
+from mnseg.mining.miner import KEPT, MinedImage, Miner
+from mnseg.mining.promptable import PromptableModel
+from mnseg.mining.training.journal import Journal
 
 __all__ = ["NETWORK", "SUMMARY", "MinedWriter", "Rounds", "mask_of"]
 
@@ -30,7 +32,8 @@ NETWORK = "network"
 class Rounds:
     """``folder/round_N``: ``CASE.png`` (or ``.nii.gz``), ``decisions.csv`` and, written last, ``summary.json``.
 
-    ``round_N/network`` has the small network's masks, from which the prompts were made.
+    ``round_N/network`` has the small network's masks, from which the prompts were made; ``journal.jsonl`` is what a
+    stopped round needs to go on.
 
     Args:
         folder: of all rounds.
@@ -61,6 +64,19 @@ class Rounds:
         """What writes a round; ``images``: the file of each case."""
         return MinedWriter(self.path(number), images, self.num_classes)
 
+    def require_same_model(self, number: int, model: PromptableModel) -> None:
+        """Stop where an earlier round of a continued run was mined with another large model.
+
+        Raises:
+            UserError: see above.
+        """
+        for earlier in range(1, number):
+            path = self.path(earlier) / SUMMARY
+            found = json.loads(path.read_text(encoding="utf-8")).get("promptable") if path.is_file() else None
+            if found not in (None, model.identity):
+                raise UserError(f"{self.path(earlier)} was mined with another large model than promptable names now, "
+                                "or with other weights: give the same, or set resume to False to start over.")
+
     def read(self, number: int, images: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:
         """Cases and masks of the kept images of a finished round, one after the other.
 
@@ -85,6 +101,7 @@ class MinedWriter:
 
     Masks of the kept images, then ``decisions.csv``, then ``summary.json``, whose existence says that all is written.
     What an earlier run left of these images is removed: a mask that is not kept now must not lie beside the others.
+    ``journal.jsonl`` lets a stopped run go on: an image on which the same was decided already is not mined again.
 
     Args:
         folder: for the files.
@@ -101,16 +118,36 @@ class MinedWriter:
         with _told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / SUMMARY).unlink(missing_ok=True)
+            self.journal = Journal(self.folder)
 
-    def add(self, mined: MinedImage) -> None:
-        """Write an image's mask, or remove an old one; remember the decision."""
+    def mine(self, miner: Miner, case: str, picture: np.ndarray, probabilities: np.ndarray) -> MinedImage:
+        """Mine an image and write what became of it, or read what a stopped run has written; see ``Miner.mine``."""
+        digest = miner.digest(picture, probabilities)
+        mined = self._written(case, digest)
+        if mined is None:
+            mined = miner.mine(case, picture, probabilities)
+            self._write(mined, digest)
+        self.decided.append(replace(mined, label=None))
+        return mined
+
+    def _written(self, case: str, digest: str) -> MinedImage | None:
+        """None where the image was not mined, or where its mask is gone."""
+        mined, path = self.journal.known(case, digest), mask_of(self.folder / case, self.images[case])
+        if mined is None or mined.decision != KEPT:
+            return mined if mined is None or not path.is_file() else None
+        try:
+            return replace(mined, label=read_mask(path, self.num_classes))
+        except (PictureError, OSError):
+            return None
+
+    def _write(self, mined: MinedImage, digest: str) -> None:
         stem, image = self.folder / mined.case, self.images[mined.case]
         with _told(self.folder):
             if mined.label is None:
                 mask_of(stem, image).unlink(missing_ok=True)
             else:
                 write_mask(mined.label, image, stem, self.num_classes)
-        self.decided.append(replace(mined, label=None))
+            self.journal.add(mined, digest)
 
     def finish(self, **more: Any) -> Counter[str]:
         """Write the decisions and the summary, with ``more`` in it; returns how many images met each decision."""

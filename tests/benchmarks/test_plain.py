@@ -1,0 +1,43 @@
+"""plain.py: the plain build learns what it should, and both are timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from plain import PlainTrainer, main
+from step import build_parser, open_short
+
+TINY = ["network_def#features=[4, 4, 8, 8, 16, 4]", "batch_size=3"]
+ARGV = ["--steps", "1", "--warmup", "0", "--unlabeled", "2", "--unlabeled-cases", "2", "--volumes", "1",
+        "--warmup-volumes", "0", "--device", "cpu", "--set", *TINY]  # fmt: skip
+
+
+def test_both_are_timed_and_compared(tmp_path, capsys):
+    assert main([*ARGV, "--json", str(tmp_path / "out.json")]) == 0
+    content = json.loads((tmp_path / "out.json").read_text())
+    names = ["labeled step, both", "labeled step, 3D alone", "labeled step, 2D alone", "3D student, b_u 2",
+             "2D student, b_u 2"]  # fmt: skip
+    assert [row["name"] for row in content["ours"]] == [row["name"] for row in content["plain"]] == names
+    students = [[sum(row["median_s"] for row in content[who][3:])] for who in ("ours", "plain")]
+    assert content["ratios"]["co-training"] == pytest.approx(students[1][0] / students[0][0])
+    assert "times the updates per second" in capsys.readouterr().out
+
+
+def test_only_the_student_learns(tmp_path):
+    parser, _, _ = open_short(build_parser().parse_args(ARGV), Path(tmp_path))
+    trainer = PlainTrainer(parser)
+    image, label = trainer.batch(3, 2)
+    assert image.shape == (3, 1, 32, 32, 32) and label.shape == (1, 1, 32, 32, 32)
+    for student in ("3d", "2d"):
+        before = _weights(trainer.networks)
+        trainer.step(image, label, student)
+        after = _weights(trainer.networks)
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed == {student}
+
+
+def _weights(networks: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([p.detach().flatten() for p in net.parameters()]) for name, net in networks.items()}

@@ -1,0 +1,89 @@
+"""mnseg plan: sums by hand, the command on a real config, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mnseg.cli import main
+from mnseg.data.phantom import write_phantom_dataset
+from mnseg.planning.estimate import Measured, kinds_of, parts_of_training
+from mnseg.planning.schedule import EpochWork
+from one_thread import one_thread
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = str(ROOT / "bundles" / "mn_cotraining" / "configs" / "train.json")
+PHANTOM = str(ROOT / "configs" / "datasets" / "phantom.json")
+EPOCHS = [EpochWork("both", 0, 0, False), EpochWork("3d", 0, 0, False), EpochWork("2d", 1, 5, True),
+          EpochWork("3d", 3, 0, False), EpochWork("2d", 3, 2, True)]  # fmt: skip
+
+_one_thread = pytest.fixture(scope="module", autouse=True)(one_thread)
+
+
+def test_every_student_is_measured_at_its_ends():
+    found = [(kind.student, kind.num_unlabeled) for kind in kinds_of(EPOCHS, 3)]
+    assert found == [("both", 0), ("3d", 0), ("3d", 3), ("2d", 1), ("2d", 3)]
+    assert max(kind.num_unlabeled for kind in kinds_of(EPOCHS, 2)) == 2
+
+
+def test_the_sum_is_the_one_computed_by_hand():
+    steps = {("both", 0): 4.0, ("3d", 0): 1.0, ("3d", 3): 2.5, ("2d", 1): 2.0, ("2d", 3): 3.0}
+    measured = Measured(steps, 0.5, validation_scan=10.0, refreshed_scan=6.0, checked_scan=0.1, cached_scan=0.2,
+                        setup=7.0)  # fmt: skip
+    parts = {part.name: (part.count, part.seconds) for part in parts_of_training(EPOCHS, measured, 8, 20, 3)}
+    assert parts == {
+        "check of the scans": (20, pytest.approx(2.0)),
+        "cache of the scans": (20, pytest.approx(4.0)),
+        "start": (1, pytest.approx(7 + 5 * 0.5)),
+        "steps, both networks": (8, pytest.approx(32.0)),
+        "steps, 3D student": (16, pytest.approx(8 * (1.0 + 2.5))),
+        "steps, 2D student": (16, pytest.approx(8 * (2.0 + 3.0))),
+        "pseudo-foreground": (7, pytest.approx(42.0)),
+        "validation, both networks": (6, pytest.approx(60.0)),
+    }
+    middle = [EpochWork("3d", 1, 0, False)]
+    (_, _, _, part) = parts_of_training(middle, measured, 8, 20, 0)
+    assert part.seconds == pytest.approx(8 * (1.0 + 0.5)), "a third of the way"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_phantom_dataset(tmp_path_factory.mktemp("data"), 2, 3, 1, 0, size=20).parent
+
+
+def test_the_command_measures_and_writes_nothing(data, tmp_path, capsys):
+    small = ["--model_2d", "segformer-tiny-random", "--pretrained", "False", "--lora_rank", "4",
+             "--network_def#features", "[2,2,4,4,8,2]", "--patch_size", "[16,16,16]", "--batch_size=4",
+             "--stage_1_epochs", "2", "--stage_2_epochs", "8", "--epoch_length", "3", "--device", "cpu"]  # fmt: skip
+    code = main(["plan", "--config_file", f"['{TRAIN}','{PHANTOM}']", "--dataset_dir", str(data), "--run_dir",
+                 str(tmp_path / "run"), "--steps", "1", "--json", str(tmp_path / "plan.json"), *small])  # fmt: skip
+    out = capsys.readouterr().out
+    assert code == 0 and "2 labeled, 3 unlabeled, 1 validation scans; 10 epochs on cpu" in out
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    parts = {part["name"]: part for part in content["parts"]}
+    assert [parts[f"steps, {name}"]["count"] for name in ("both networks", "3D student", "2D student")] == [6, 12, 12]
+    assert parts["pseudo-foreground"]["count"] == 3
+    assert content["seconds"] == pytest.approx(sum(part["seconds"] for part in content["parts"]))
+    assert all(part["seconds"] > 0 for part in content["parts"]) and content["memory_mib"] > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config_file", "nowhere.json"], "nowhere.json does not exist"),
+        (["--config_file", TRAIN, "--dataset_dir", "/nowhere"], "/nowhere/datalist.json"),
+        (["--config_file", TRAIN, "--batch_siz", "4"], "did you mean 'batch_size'"),
+        (["--config_file", TRAIN, "batch_size", "4"], "'batch_size' is no override"),
+        (["--config_file", TRAIN, "--batch_size"], "'--batch_size' is no override"),
+        (["--config_file", TRAIN, "--steps", "0"], "--steps is 0"),
+        (["--config_file", TRAIN, "--batch_size", "0"], "batch_size is 0"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(data, capsys, arguments, words):
+    arguments += [] if "--dataset_dir" in arguments else ["--dataset_dir", str(data)]
+    assert main(["plan", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error and error.startswith("mnseg: ")
