@@ -27,6 +27,7 @@ from clinician.person import Clinician
 from clinician.report import write_label_report
 from clinician.server import ROOT, LabelServer
 
+from mnseg.data.itk_module import load_itk
 from mnseg.data.phantom import CLASS_NAMES, write_phantom_dataset
 
 STRUCTURES = list(CLASS_NAMES[1:])
@@ -48,6 +49,8 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=40, help="voxels per edge of a scan")
     parser.add_argument("--jobs", type=int, default=2, help="strategies side by side")
     args = parser.parse_args()
+    args.out = args.out.absolute()
+    load_itk()  # before there are threads
     sys.path.insert(0, str(ROOT / "monailabel_app"))
     begun = time.time()
     prepare(args.out, args.size)

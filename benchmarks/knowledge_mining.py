@@ -24,13 +24,12 @@ from pathlib import Path
 import torch
 from bench_common import ROOT, errors_in_words, open_bundle, quiet
 from rows import run_once
-from tables import markdown, per_case, spread
+from tables import markdown, over_seeds, per_case, seed_difference, spread
 
 from mnseg.data.importers.run import import_dataset
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 from mnseg.reports.history import read_history, series
-from mnseg.reports.statistics import paired_difference
 
 CONFIGS = ROOT / "bundles" / "sam_mining" / "configs"
 DATASET = "configs/datasets/kvasir.json"
@@ -101,12 +100,6 @@ def evaluate(row: Row, run_dir: Path, args: argparse.Namespace) -> list[dict[str
         return list(csv.DictReader(file))
 
 
-def over_seeds(results: Mapping[int, Sequence[dict[str, str]]], metric: str) -> dict[str, float]:
-    """Case -> mean over the seeds."""
-    values = [per_case(rows, metric) for rows in results.values()]
-    return {case: sum(value[case] for value in values) / len(values) for case in values[0]}
-
-
 def value_table(results: Mapping[Row, Mapping[int, list[dict[str, str]]]], args: argparse.Namespace) -> str:
     """Metrics, the mined masks' own Dice, and what a row costs."""
     head = ["labels", "row", "seeds", *(title for title, _ in METRICS.values()), "Dice by seed", "mined: kept, Dice %",
@@ -160,15 +153,11 @@ def paired_table(results: Mapping[Row, Mapping[int, list[dict[str, str]]]]) -> s
 
 
 def _difference(ours: Mapping, theirs: Mapping, metric: str) -> str:
-    """Of means over the seeds that both have, paired by case."""
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+    found = seed_difference(ours, theirs, metric)
+    if found is None:
         return "-"
-    a, b = (over_seeds({seed: results[seed] for seed in seeds}, metric) for results in (ours, theirs))
-    if a.keys() != b.keys():
-        raise UserError("Two rows were measured on different cases.")
-    mean, low, high = paired_difference([a[case] for case in b], list(b.values()))
-    return f"{mean * 100:+.2f} [{low * 100:+.2f}, {high * 100:+.2f}]"
+    mean, low, high = (100 * value for value in found)
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -33,6 +33,9 @@ PROTOCOLS = {
         "configs/datasets/la.json", ("background", "left atrium"), "first:{}", "last:10", "last:10:10", "train.list",
         "testing",
     ),
+    "phantom": Protocol(
+        "configs/datasets/phantom.json", ("background", "lobe", "bean", "tube"), "{}", "6", "8", None, "testing",
+    ),
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,7 +83,11 @@ def train_row(row: str, run_dir: Path, args: argparse.Namespace) -> int:
 
 
 def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespace) -> int:
-    """Run a training command unless its ``model.pt`` is there; the rest of ``train_row``."""
+    """Run a training command unless its ``model.pt`` is there; the rest of ``train_row``.
+
+    ``args.until``, where it exists and is no None, is the time (``time.monotonic``) at which it is stopped.
+    """
+    until = getattr(args, "until", None)
     extra = overrides_of(shlex.split(args.extra))
     record_path = run_dir / "benchmark.json"
     record = {"command": command, "extra": extra, "attempts": []}
@@ -92,25 +97,34 @@ def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespa
     if (run_dir / "models" / "model.pt").exists():
         print(f"{row}: finished before", flush=True)
         return 0
+    if until is not None and time.monotonic() >= until:
+        print(f"{row}: no time left", flush=True)
+        return 0
     atomic_write(run_dir / "extra.json", lambda path: path.write_text(json.dumps(extra, indent=4) + "\n"))
     print(f"{row}: training, log in {run_dir / 'train.log'}", flush=True)
     with (run_dir / "train.log").open("a") as log:
-        attempt = _run_timed(command, args.threads, log)
+        attempt = _run_timed(command, args.threads, log, until)
     record["attempts"].append(attempt)
     record |= {"threads": args.threads, "jobs": args.jobs, "hardware": hardware(torch.device("cpu"))["hardware"]}
     record |= {key: _sum(a[key] for a in record["attempts"]) for key in ("wall_s", "cpu_s")}
     atomic_write(record_path, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+    if until is not None and time.monotonic() >= until and not (run_dir / "models" / "model.pt").exists():
+        print(f"{row}: stopped after {attempt['wall_s']:.0f} s, goes on next time", flush=True)
+        return 0
     code = attempt["exit_code"]
     print(f"{row}: exit code {code} after {attempt['wall_s']:.0f} s", flush=True)
     return code
 
 
-def _run_timed(command: list[str], threads: int, log: Any) -> dict[str, Any]:
-    """Wall time and CPU time (of the process and what it waited for) of a command."""
+def _run_timed(command: list[str], threads: int, log: Any, until: float | None = None) -> dict[str, Any]:
+    """Wall time and CPU time (of the process and what it waited for) of a command, which is stopped at ``until``."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    clock = threading.Timer(0 if until is None else max(until - time.monotonic(), 0), process.terminate)
     try:
+        if until is not None:
+            clock.start()
         if not hasattr(os, "wait4"):  # Windows
             return {"exit_code": process.wait(), "wall_s": round(time.perf_counter() - start, 1), "cpu_s": None}
         _, status, usage = os.wait4(process.pid, 0)
@@ -118,6 +132,8 @@ def _run_timed(command: list[str], threads: int, log: Any) -> dict[str, Any]:
     except BaseException:
         process.terminate()
         raise
+    finally:
+        clock.cancel()
     cpu = round(usage.ru_utime + usage.ru_stime, 1)
     return {"exit_code": process.returncode, "wall_s": round(time.perf_counter() - start, 1), "cpu_s": cpu}
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mnseg.errors import UserError
 from mnseg.reports.statistics import paired_difference
 
-__all__ = ["class_table", "difference_table", "main_table", "markdown", "per_case", "spread"]
+__all__ = [
+    "class_table",
+    "difference_table",
+    "main_table",
+    "markdown",
+    "over_seeds",
+    "per_case",
+    "seed_difference",
+    "spread",
+]
 
 METRICS = {"dice": ("Dice %", 100), "jaccard": ("Jaccard %", 100), "hd95_voxel": ("HD95", 1), "asd_voxel": ("ASD", 1)}
 
@@ -27,6 +36,29 @@ def per_case(rows: Sequence[dict[str, str]], metric: str, class_name: str | None
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if math.isfinite(value)]
     return sum(known) / len(known) if known else math.nan
+
+
+def over_seeds(results: Mapping[int, Sequence[dict[str, str]]], metric: str) -> dict[str, float]:
+    """Case -> mean over the seeds of ``per_case``; ``results``: rows by seed."""
+    values = [per_case(rows, metric) for rows in results.values()]
+    return {case: sum(value[case] for value in values) / len(values) for case in values[0]}
+
+
+def seed_difference(
+    ours: Mapping[int, Sequence[dict[str, str]]], theirs: Mapping[int, Sequence[dict[str, str]]], metric: str
+) -> tuple[float, float, float] | None:
+    """Mean and 95 % interval of the difference of means over the seeds that both have, paired by case; None: no seed.
+
+    Raises:
+        UserError: the two were measured on different cases.
+    """
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    a, b = (over_seeds({seed: results[seed] for seed in seeds}, metric) for results in (ours, theirs))
+    if a.keys() != b.keys():
+        raise UserError("Two rows were measured on different cases.")
+    return paired_difference([a[case] for case in b], list(b.values()))
 
 
 def spread(values: Sequence[float], scale: float = 1) -> str:

@@ -40,6 +40,7 @@ from lib.trainers.co_train_task import CoTrainTask
 from monailabel.interfaces.app import MONAILabelApp
 
 from mnseg._version import __version__
+from mnseg.data.itk_module import load_itk
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class MnsegApp(MONAILabelApp):
         with leave_with_a_sentence():
             only_server_of(self.app_conf.workspace)
             publish_first_model(self.registry, self.app_conf)
+        load_itk()  # before there are threads
         self.submissions = Submissions(self, Inbox(self.app_conf.workspace / "inbox"))
         self.pacs_sync = PacsSync(self, self.app_conf.seg_interval) if self.app_conf.is_dicomweb else None
         install(api, self)

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from mnseg.data.dicom_seg_write import COLORS
+from mnseg.data.itk_module import load_itk
 
 __all__ = ["DTYPES", "EXTENSIONS", "centroids", "keep_largest", "label_colors", "write_mask"]
 
@@ -35,9 +36,9 @@ def write_mask(path: Path, mask: np.ndarray, affine: np.ndarray, notice: str, co
 
 
 def _write_nrrd(path: Path, mask: np.ndarray, affine: np.ndarray, notice: str, compress: bool) -> Path:
-    import itk
     from monai.data import ITKWriter
 
+    itk = load_itk()
     image = ITKWriter.create_backend_obj(mask, channel_dim=None, affine=np.asarray(affine), dtype=mask.dtype)
     image["notice"] = notice
     itk.imwrite(image, str(path), compression=compress)

@@ -23,6 +23,7 @@ from monai.transforms import Compose
 
 from mnseg._version import __version__
 from mnseg.data.content_digests import ContentDigests
+from mnseg.data.itk_module import load_itk_for
 from mnseg.data.volume_formats import case_id
 from mnseg.distributed import gather, is_local_main
 from mnseg.errors import UserError
@@ -48,6 +49,7 @@ def cached_dataset(
     progress: bool = False,
 ) -> Dataset:
     """MONAI's ``CacheDataset``, or ``DiskCacheDataset`` where ``cache_dir`` is given; see there."""
+    load_itk_for(item[key] for item in data for key in PATH_KEYS & item.keys())
     if cache_dir is not None:
         return DiskCacheDataset(data, transform, cache_dir, cache_gb, num_workers)
     return CacheDataset(

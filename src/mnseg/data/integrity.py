@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from mnseg.data.case_check import CaseResult, Finding
 from mnseg.data.check_memory import CheckMemory
-from mnseg.data.datalist import SPLITS, load_datalist, resolve_datalist
+from mnseg.data.datalist import PATH_KEYS, SPLITS, load_datalist, resolve_datalist
 from mnseg.data.ignored import with_ignored_masks, wrong_ignored
+from mnseg.data.itk_module import load_itk_for
 from mnseg.data.outliers import peculiarities
 from mnseg.errors import UserError
 
@@ -122,6 +123,7 @@ def _check_cases(
     items: list[tuple[str, Mapping[str, Any]]], memory: CheckMemory, jobs: int, progress: bool
 ) -> list[CaseResult]:
     """Run `check_case` on threads: decompression, hashing and NumPy release the interpreter lock."""
+    load_itk_for(path for _, item in items for key, path in item.items() if key in PATH_KEYS)
     pool = ThreadPoolExecutor(jobs)
     try:
         results = pool.map(lambda pair: memory.check(*pair), items)

@@ -15,6 +15,7 @@ from nibabel.affines import apply_affine
 
 from mnseg.data.dicom_series import inspect_series
 from mnseg.data.itk_headers import meta_voxel_bytes, stored_bytes
+from mnseg.data.itk_module import load_itk
 from mnseg.data.soundness import refuse_overstated_size
 from mnseg.data.volume_formats import volume_kind
 from mnseg.errors import UserError
@@ -88,8 +89,7 @@ class _ItkVoxels:
 
 def _file_geometry(path: str) -> tuple[tuple[int, ...], np.ndarray, int]:
     """Shape, RAS affine and bytes of one number from the header of a NRRD or MetaImage file."""
-    import itk
-
+    itk = load_itk()
     if not os.path.isfile(path):
         raise UserError(f"{path} does not exist.")
     stored = stored_bytes(path)

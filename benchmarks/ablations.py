@@ -1,0 +1,257 @@
+"""The rows of the paper's Table 4 and the baselines that make its claims fair, at one of three scales.
+
+    python benchmarks/ablations.py --scale tiny                                        # phantom, two minutes a row
+    python benchmarks/ablations.py --scale lite --data DATA --weights WEIGHTS --jobs 2
+    python benchmarks/ablations.py --scale full --data DATA --weights WEIGHTS --minutes 9   # a GPU; repeat it
+
+Every row and seed is one ``python -m monai.bundle run``; what is finished is not trained again, what was stopped goes
+on, also behind ``--minutes``, so that a machine that is lent for a while is enough: the same command is repeated until
+it says that nothing is left. The final weights are measured on the scale's test scans, on which nothing is chosen;
+``ablations.csv``, ``ablations.md`` and ``ablations.png`` show what has finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from bench_common import ROOT, errors_in_words, quiet
+from matplotlib.figure import Figure
+from measure import NETWORKS, evaluate
+from protocols import PROTOCOLS, make_datalist
+from rows import cost, train_row
+from tables import markdown, over_seeds, seed_difference, spread
+
+from mnseg.data.phantom import write_phantom_dataset
+from mnseg.errors import UserError
+from mnseg.files import atomic_write
+
+# Row: what it is, and its Dice on LA with 8 labels in the paper, where it is one of Table 4's.
+ROWS = {
+    "mn": ("M&N", 91.56),
+    "supervised": ("supervised only", 88.26),
+    "random_f": ("f from random weights", None),
+    "supervised_random_f": ("supervised only, f from random weights", None),
+    "resunet50": ("ResUNet-50 as f", 91.11),
+    "swin_unetr": ("SwinUNETR as g", 90.67),
+    "fixed_pseudo_labels": ("pseudo-masks made once", 89.40),
+    "uniform": ("uniform sampling", 87.14),
+    "linear": ("linear sampling", None),
+    "decoder": ("f: decoder only", 89.49),
+    "whole": ("f: whole network", 91.39),
+    "mean_teacher": ("Mean Teacher", None),
+    "two_3d_networks": ("two 3D networks", None),
+}
+METRICS = {"dice": ("Dice %", 100), "jaccard": ("Jaccard %", 100), "hd95_voxel": ("HD95", 1), "asd_voxel": ("ASD", 1)}
+Results = Mapping[tuple[str, str], Mapping[int, Sequence[dict[str, str]]]]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Data, settings and rows of a scale.
+
+    Attributes:
+        dataset: protocol.
+        labels: labeled scans.
+        recipe: overlay.
+        extra: settings of every row.
+        left_out: rows that need what is not at hand, and what that is.
+        seeded: rows that get all seeds; the others get the first.
+    """
+
+    dataset: str
+    labels: int
+    recipe: str
+    extra: str
+    left_out: Mapping[str, str]
+    seeded: tuple[str, ...]
+
+
+NEEDED = ("supervised", "mn", "uniform", "random_f")
+NO_HUB = {"resunet50": "needs microsoft/resnet-50 from the model hub"}
+SCALES = {
+    "tiny": Scale("phantom", 4, "configs/recipes/demo.json", "", {
+        **NO_HUB,
+        "random_f": "has no pretrained network to compare with", "supervised_random_f": "likewise",
+        "whole": "is M&N itself here", "decoder": "freezes random weights",
+        "swin_unetr": "is too large for the patches",
+    }, NEEDED),
+    "lite": Scale("la", 8, "configs/recipes/cpu.json",
+                  "finetuning=whole learning_rate_2d=0.0005 slice_scale=1.5 slice_context=3 stage_1_epochs=12 "
+                  "stage_2_epochs=40 val_cases=4 val_interval=13 hidden_cases=2",
+                  {**NO_HUB, "whole": "is M&N itself here"}, NEEDED),
+    "full": Scale("la", 8, "configs/recipes/paper.json", "amp_dtype=bfloat16 num_workers=8 checkpoint_interval=50",
+                  {}, NEEDED),
+}  # fmt: skip
+
+
+def rows_of(scale: Scale, wanted: Sequence[str] | None) -> list[str]:
+    """Rows of a scale; ``wanted`` None: all that it has.
+
+    Raises:
+        UserError: for a row that does not exist or cannot be trained at this scale.
+    """
+    for row in wanted or ():
+        if row not in ROWS:
+            raise UserError(f"There is no row '{row}': give some of {', '.join(ROWS)}.")
+        if row in scale.left_out:
+            raise UserError(f"The row '{row}' {scale.left_out[row]}: it cannot be trained at this scale.")
+    return list(wanted or [row for row in ROWS if row not in scale.left_out])
+
+
+def jobs_of(scale: Scale, rows: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """Rows with their seeds, the first seed of all rows ahead."""
+    return [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or row in scale.seeded]
+
+
+def train(jobs: Sequence[tuple[str, int]], args: argparse.Namespace) -> list[int]:
+    """Train what is not finished; with ``--minutes`` no longer than that. Returns the exit codes."""
+    end = None if args.minutes is None else time.monotonic() + 60 * args.minutes
+
+    def one(job: tuple[str, int]) -> int:
+        row, seed = job
+        own = argparse.Namespace(**{**vars(args), "extra": f"{args.extra} seed={seed}".strip(), "until": end})
+        return train_row(row, run_dir(args, row, seed), own)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        return list(pool.map(one, jobs))
+
+
+def run_dir(args: argparse.Namespace, row: str, seed: int) -> Path:
+    return args.out / f"seed_{seed}" / row
+
+
+def measured(jobs: Sequence[tuple[str, int]], args: argparse.Namespace) -> dict[tuple[str, str], dict[int, list]]:
+    """(row, network) -> seed -> rows of the field's metrics, of what has finished."""
+    results: dict[tuple[str, str], dict[int, list]] = {}
+    for row, seed in jobs:
+        folder = run_dir(args, row, seed)
+        for network in NETWORKS if (folder / "models" / "model.pt").exists() else ():
+            results.setdefault((row, network), {})[seed] = evaluate(folder, network, args)
+    return results
+
+
+def as_csv(results: Results) -> str:
+    """A line for every row, network, seed, case and class."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["row", "network", "seed", "case", "class_name", *METRICS], extrasaction="ignore",
+                            lineterminator="\n")  # fmt: skip
+    writer.writeheader()
+    for (row, network), by_seed in results.items():
+        for seed, found in by_seed.items():
+            writer.writerows({"row": row, "network": network, "seed": seed, **line} for line in found)
+    return text.getvalue()
+
+
+def as_markdown(results: Results, args: argparse.Namespace, left_out: Mapping[str, str]) -> str:
+    """Values, differences to M&N, costs, and what was not measured."""
+    head = ["row", "network", "seeds", *(title for title, _ in METRICS.values()), "Dice - M&N's", "updates", "CPU"]
+    body = []
+    for (row, network), by_seed in results.items():
+        values = [spread(list(over_seeds(by_seed, metric).values()), scale) for metric, (_, scale) in METRICS.items()]
+        price = cost(run_dir(args, row, next(iter(by_seed))))
+        body.append([ROWS[row][0], network, str(len(by_seed)), *values, _against_mn(results, row, network),
+                     price[network], price["cpu"]])  # fmt: skip
+    missing = [f"{ROWS[row][0]}: {why}" for row, why in left_out.items()]
+    text = "Mean ± sd over cases of the mean over seeds; differences paired by case with a 95 % bootstrap interval.\n\n"
+    return text + markdown(head, body) + ("\n\nNot measured: " + "; ".join(missing) + ".\n" if missing else "\n")
+
+
+def _against_mn(results: Results, row: str, network: str) -> str:
+    reference = results.get(("mn", network), {})
+    found = None if row == "mn" else seed_difference(results[row, network], reference, "dice")
+    return "-" if found is None else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in found))
+
+
+def plot(results: Results, path: Path) -> None:
+    """Dice of ``g``, row by row: mean of each seed, and the mean over seeds with the paper's value where it has one."""
+    rows = [row for row in ROWS if (row, "g") in results]
+    figure = Figure(figsize=(7, 0.4 * len(rows) + 1.2), layout="constrained")
+    panel = figure.subplots()
+    for height, row in enumerate(reversed(rows)):
+        by_seed = results[row, "g"]
+        seeds = [sum(over_seeds({seed: found}, "dice").values()) / len(over_seeds({seed: found}, "dice"))
+                 for seed, found in by_seed.items()]  # fmt: skip
+        panel.scatter([100 * value for value in seeds], [height] * len(seeds), color="tab:blue", s=18)
+        panel.scatter([100 * sum(seeds) / len(seeds)], [height], marker="|", color="black", s=160)
+    panel.set_yticks(range(len(rows)), [ROWS[row][0] for row in reversed(rows)])
+    panel.set_xlabel("Dice of g, % (dots: seeds; line: their mean)")
+    panel.grid(axis="x", alpha=0.3)
+    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Fill in what ``rows`` and ``measure`` ask of the arguments; make the scale's data where it can be made."""
+    scale = SCALES[args.scale]
+    args.out = (args.out or ROOT / "runs" / f"ablations_{args.scale}").absolute()
+    args.dataset, args.recipe = scale.dataset, args.recipe or scale.recipe
+    args.extra = " ".join(filter(None, (scale.extra, args.extra)))
+    if scale.dataset == "phantom":
+        args.folder = args.out / "data"
+        args.datalist = write_phantom_dataset(args.folder, scale.labels)
+        args.weights = args.weights or "segformer-tiny-random"
+    else:
+        if args.data is None or not (args.data / scale.dataset / "images").is_dir():
+            raise UserError(f"--data must name the folder that holds {scale.dataset}/images at the scale {args.scale}.")
+        if not args.weights:
+            raise UserError("--weights is missing: name the 2D network's directory.")
+        args.folder = (args.data / scale.dataset).absolute()
+        args.weights = str(Path(args.weights).absolute()) if Path(args.weights).is_dir() else args.weights
+        args.datalist = make_datalist(PROTOCOLS[scale.dataset], args.folder, args.labels or scale.labels,
+                                      args.out / "datalist.json")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure, write. Returns the exit code: 0 when nothing is left to train."""
+    scale = SCALES[args.scale]
+    rows = rows_of(scale, args.rows)
+    prepare(args)
+    torch.set_num_threads(args.threads)
+    jobs = jobs_of(scale, rows, range(args.seeds))
+    codes = [] if args.table_only else train(jobs, args)
+    left = [f"{row}, seed {seed}" for row, seed in jobs if not (run_dir(args, row, seed) / "models/model.pt").exists()]
+    if results := measured(jobs, args):
+        text = as_markdown(results, args, scale.left_out)
+        atomic_write(args.out / "ablations.csv", lambda path: path.write_text(as_csv(results)))
+        atomic_write(args.out / "ablations.md", lambda path: path.write_text(text))
+        plot(results, args.out / "ablations.png")
+        print(text)
+    print(f"{len(jobs) - len(left)} of {len(jobs)} have finished" + (f"; left: {', '.join(left)}" if left else ""))
+    return int(any(codes) or bool(left))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=sorted(SCALES), required=True)
+    parser.add_argument("--seeds", type=int, default=1, help="of the rows " + ", ".join(NEEDED) + " (default: 1)")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="default: all that the scale has")
+    parser.add_argument("--labels", type=int, help="labeled scans (default: the scale's)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds la/")
+    parser.add_argument("--weights", metavar="DIR", help="2D network: local directory or hub id")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/ablations_SCALE in the repository")
+    parser.add_argument("--recipe", metavar="FILE", help="default: the scale's")
+    parser.add_argument("--extra", default="", metavar="'KEY=VALUE …'", help="settings of every row")
+    parser.add_argument("--minutes", type=float, help="stop trainings after so long; the next call goes on")
+    parser.add_argument("--jobs", type=int, default=1, help="rows side by side (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default: 1)")
+    parser.add_argument("--table-only", action="store_true", help="train nothing, show what has finished")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    quiet()
+    with errors_in_words("ablations.py"):
+        return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Pack the scans of a datalist losslessly for a machine that takes few megabytes along, and unpack them there.
+
+    python benchmarks/pack_volumes.py pack runs/la.json la.tar --limit-mib 64
+    python benchmarks/pack_volumes.py unpack la.tar data       # data/images, data/labels, data/datalist.json
+
+Neighboring slices differ little: each voxel becomes its difference to the one before it along the axis that packs best
+(modulo the type's range, so that nothing is lost), and xz does the rest. What comes back is compared voxel by voxel
+before the file is called written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import lzma
+import sys
+import tarfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from bench_common import errors_in_words
+
+from mnseg.data.datalist import SPLITS, load_datalist, write_datalist
+from mnseg.errors import UserError
+from mnseg.files import atomic_write
+
+KEYS = ("image", "label", "hidden_label")
+INDEX = "index.json"
+
+
+def encode(voxels: np.ndarray) -> tuple[bytes, dict[str, Any]]:
+    """A volume of integers as bytes, and what is needed to decode them."""
+    unsigned = voxels.view(f"u{voxels.dtype.itemsize}")
+    best = min((_deltas(unsigned, axis) for axis in range(voxels.ndim)), key=lambda deltas: _spread(deltas[0]))
+    deltas, axis = best
+    packed = lzma.compress(np.ascontiguousarray(deltas).tobytes(), preset=6)
+    return packed, {"shape": voxels.shape, "dtype": voxels.dtype.str, "axis": axis}
+
+
+def decode(packed: bytes, head: Mapping[str, Any]) -> np.ndarray:
+    """The way back of ``encode``."""
+    dtype = np.dtype(head["dtype"])
+    deltas = np.frombuffer(lzma.decompress(packed), f"u{dtype.itemsize}").reshape(head["shape"])
+    return np.cumsum(deltas, axis=head["axis"], dtype=deltas.dtype).view(dtype)
+
+
+def _deltas(values: np.ndarray, axis: int) -> tuple[np.ndarray, int]:
+    first = np.zeros_like(np.take(values, [0], axis))
+    return np.diff(values, axis=axis, prepend=first), axis
+
+
+def _spread(deltas: np.ndarray) -> float:
+    """How large the differences are, taken as signed numbers."""
+    return float(np.abs(deltas.view(f"i{deltas.dtype.itemsize}").astype(np.float64)).mean())
+
+
+def files_of(datalist: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """Name in the archive and path of every scan and label."""
+    for split in SPLITS:
+        for item in datalist.get(split, []):
+            for key in KEYS:
+                if key in item:
+                    yield f"{'images' if key == 'image' else 'labels'}/{item['case']}", Path(item[key])
+
+
+def pack(datalist_path: Path, output: Path, limit_mib: float) -> int:
+    """Write the archive; returns its bytes.
+
+    Raises:
+        UserError: a file that is no NIfTI of integers, or an archive that would be larger than the limit.
+    """
+    datalist = load_datalist(datalist_path)
+    files = dict(files_of(datalist))
+    with ThreadPoolExecutor(2) as pool:  # xz lets other threads run
+        packed = dict(zip(files, pool.map(_pack_one, files.values()), strict=True))
+    heads = {name: head for name, (_, head) in packed.items()}
+    moved = {key: _moved(value) if key in SPLITS else value for key, value in datalist.items()}
+    parts = {INDEX: json.dumps({"files": heads, "datalist": moved}).encode()}
+    parts |= {name: content for name, (content, _) in packed.items()}
+    size = sum(len(content) for content in parts.values())
+    if size > limit_mib * 2**20:
+        raise UserError(f"{datalist_path} packs to {size / 2**20:.1f} MiB, more than {limit_mib:g}: leave scans out.")
+    atomic_write(output, lambda temporary: _write_tar(parts, temporary))
+    return size
+
+
+def _pack_one(path: Path) -> tuple[bytes, dict[str, Any]]:
+    image = nib.load(path)
+    voxels = np.asarray(image.dataobj)
+    if voxels.dtype.kind not in "ui":
+        integers = voxels.astype(np.int32)
+        if (integers != voxels).any():
+            raise UserError(f"{path} has voxels that are no whole numbers: only integers can be packed.")
+        voxels = integers
+    content, head = encode(voxels)
+    if (decode(content, head) != voxels).any():
+        raise AssertionError(f"{path} did not come back")
+    return content, head | {"affine": image.affine.tolist()}
+
+
+def _moved(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    folder = {"image": "images", "label": "labels", "hidden_label": "labels"}
+    return [{**item, **{key: f"{folder[key]}/{item['case']}.nii.gz" for key in KEYS if key in item}} for item in items]
+
+
+def _write_tar(parts: Mapping[str, bytes], path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in parts.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def unpack(archive_path: Path, folder: Path) -> Path:
+    """Write scans, labels and ``datalist.json``, which comes last; returns it."""
+    with tarfile.open(archive_path) as archive:
+        index = json.load(archive.extractfile(INDEX))
+        for name, head in index["files"].items():
+            image = nib.Nifti1Image(decode(archive.extractfile(name).read(), head), np.array(head["affine"]))
+            path = folder / f"{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(image, path)
+    return write_datalist(index["datalist"], folder / "datalist.json")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="datalist -> archive")
+    packing.add_argument("datalist", type=Path)
+    packing.add_argument("archive", type=Path)
+    packing.add_argument("--limit-mib", type=float, default=64.0, help="refuse to write more (default: 64)")
+    unpacking = commands.add_parser("unpack", help="archive -> folder")
+    unpacking.add_argument("archive", type=Path)
+    unpacking.add_argument("folder", type=Path)
+    args = parser.parse_args(argv)
+    with errors_in_words("pack_volumes.py"):
+        if args.command == "pack":
+            print(f"{args.archive}: {pack(args.datalist, args.archive, args.limit_mib) / 2**20:.1f} MiB")
+        else:
+            print(unpack(args.archive, args.folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

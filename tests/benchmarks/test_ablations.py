@@ -1,0 +1,87 @@
+"""ablations.py: rows and seeds, a small run that is stopped and goes on, its tables."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from argparse import Namespace
+
+import ablations
+import pytest
+import rows
+from ablations import ROWS, SCALES, jobs_of, main, rows_of
+
+from mnseg.errors import UserError
+
+TINY = (
+    "network_def#features=[4,4,8,8,16,4] batch_size=2 epoch_length=2 stage_1_epochs=1 stage_2_epochs=2 "
+    "warmup_epochs=0 sampling=fixed num_unlabeled=1 hidden_cases=0 val_interval=9 refresh_cases=2 val_cases=1"
+)
+
+
+@pytest.mark.parametrize("name", sorted(SCALES))
+def test_every_row_of_a_scale_has_an_overlay_and_what_is_left_out_a_reason(name):
+    scale = SCALES[name]
+    found = rows_of(scale, None)
+    assert {*found, *scale.left_out} == set(ROWS) and set(scale.seeded) <= {*found, *scale.left_out}
+    for row in found:
+        rows.ablation_of(row)
+    assert all(scale.left_out.values())
+
+
+def test_unknown_and_impossible_rows_are_named():
+    with pytest.raises(UserError, match="no row 'mnn'"):
+        rows_of(SCALES["lite"], ["mnn"])
+    with pytest.raises(UserError, match="'resunet50' needs microsoft/resnet-50"):
+        rows_of(SCALES["lite"], ["resunet50"])
+
+
+def test_the_first_seed_is_for_all_rows():
+    jobs = jobs_of(SCALES["lite"], ["mn", "linear", "uniform"], range(2))
+    assert jobs == [("mn", 0), ("linear", 0), ("uniform", 0), ("mn", 1), ("uniform", 1)]
+
+
+def line(case: str, dice: float) -> dict[str, str]:
+    return {"case": case, "class_name": "x", "dice": str(dice), "jaccard": "0.5", "hd95_voxel": "1", "asd_voxel": "1"}
+
+
+def test_differences_are_those_of_shared_seeds():
+    results = {
+        ("mn", "g"): {0: [line("a", 0.5), line("b", 0.6)], 1: [line("a", 0.9), line("b", 0.9)]},
+        ("linear", "g"): {0: [line("a", 0.6), line("b", 0.8)]},
+    }
+    assert ablations._against_mn(results, "linear", "g").startswith("+15.00 [")
+    assert ablations._against_mn(results, "mn", "g") == "-"
+    lines = list(csv.DictReader(ablations.as_csv(results).splitlines()))
+    assert [(x["row"], x["seed"], x["case"], x["dice"]) for x in lines[2:5]] == [
+        ("mn", "1", "a", "0.9"), ("mn", "1", "b", "0.9"), ("linear", "0", "a", "0.6")
+    ]  # fmt: skip
+
+
+def test_a_stopped_comparison_goes_on(tmp_path, capsys):
+    argv = ["--scale", "tiny", "--rows", "supervised", "mn", "--out", str(tmp_path), "--extra", TINY, "--jobs", "2"]
+    assert main([*argv, "--minutes", "0"]) == 1, "no time at all"
+    assert "0 of 2 have finished; left: supervised, seed 0, mn, seed 0" in capsys.readouterr().out
+    assert main(argv) == 0
+    assert "2 of 2 have finished" in capsys.readouterr().out
+    found = list(csv.DictReader((tmp_path / "ablations.csv").open()))
+    assert {(x["row"], x["network"]) for x in found} == {(r, n) for r in ("supervised", "mn") for n in ("g", "f")}
+    assert len(found) == 4 * 8 * 3, "networks, test scans, structures"
+    assert "| M&N | g | 1 |" in (tmp_path / "ablations.md").read_text()
+    assert (tmp_path / "ablations.png").stat().st_size > 5000
+
+
+def test_a_command_is_stopped_at_its_time(tmp_path):
+    start = time.monotonic()
+    args = Namespace(extra="", threads=1, jobs=1, until=start + 1)
+    code = rows.run_once("slow", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, args)
+    assert code == 0 and 0.9 < time.monotonic() - start < 20
+    assert rows.run_once("slow", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, args) == 0
+
+
+@pytest.mark.parametrize("argv", [["--scale", "lite"], ["--scale", "full", "--data", "/nowhere"]])
+def test_data_that_is_missing_is_named(argv, capsys):
+    with pytest.raises(SystemExit):
+        main(argv)
+    assert "--data must name the folder that holds la/images" in capsys.readouterr().err
