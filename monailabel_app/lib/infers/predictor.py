@@ -1,7 +1,8 @@
 """One version of the model, ready to segment scans.
 
 The network and what is done before and behind it come from the bundle's inference.json with the version's model.json on
-top, as on the command line: what a clinician sees is what ``python -m monai.bundle run`` would have written.
+top, as on the command line: what a clinician sees is what ``python -m monai.bundle run`` would have written. Where
+OpenVINO is installed and there is no GPU, it runs the network's layers, with the same windows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from monai.data import MetaTensor
 
 from lib.errors import RequestError
 from mnseg.errors import UserError
+from mnseg.inferers.openvino import has_openvino
 
 __all__ = ["Prediction", "Predictor"]
 
@@ -133,6 +135,8 @@ def _parser(version: Any, bundle_dir: Path) -> ConfigParser:
     parser.read_meta(str(configs / "metadata.json"))
     parser.read_config([str(configs / "inference.json"), str(version.overlay)])
     parser["bundle_root"] = str(bundle_dir)
+    if has_openvino and parser["inferer"].get("_target_") == "SlidingWindowInferer":
+        parser["inferer"]["_target_"] = "mnseg.inferers.OpenVINOInferer"  # leaves a GPU to torch
     parser["postprocessing"]["transforms"] = [
         step for step in parser["postprocessing"]["transforms"] if step.get("_target_") != "SaveImaged"
     ]

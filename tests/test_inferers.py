@@ -1,0 +1,119 @@
+"""OpenVINOInferer: the answer is MONAI's, whatever the network, the weights and the thread."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.inferers import SlidingWindowInferer
+from monai.networks.nets import BasicUNet, DynUNet
+from torch import nn
+
+from mnseg.errors import UserError
+from mnseg.inferers import openvino as module
+from mnseg.inferers.openvino import OpenVINOInferer
+
+SETTINGS = {"roi_size": (16, 16, 16), "sw_batch_size": 2, "overlap": 0.5}
+OVERLAY = Path(__file__).resolve().parents[1] / "configs" / "inference" / "openvino.json"
+
+needs_openvino = pytest.mark.skipif(not module.has_openvino, reason="openvino is not installed")
+
+
+def unet(features: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    return BasicUNet(3, 1, 3, features=(features, features, 8, 8, 16, features)).eval()
+
+
+def dyn_unet() -> nn.Module:
+    torch.manual_seed(0)
+    return DynUNet(3, 1, 3, (3, 3, 3), (1, 2, 2), (2, 2), filters=(4, 8, 16)).eval()
+
+
+@needs_openvino
+@pytest.mark.parametrize("make", [unet, dyn_unet])
+def test_logits_are_those_of_monai(make):
+    network, volume = make(), torch.randn(1, 1, 24, 20, 33)
+    with torch.inference_mode():
+        expected = SlidingWindowInferer(**SETTINGS)(volume, network)
+        found = OpenVINOInferer(**SETTINGS)(volume, network)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.9999
+
+
+@needs_openvino
+def test_changed_weights_are_compiled_anew_and_equal_ones_are_not(monkeypatch):
+    made, original = [], module._compile
+    monkeypatch.setattr(module, "_compile", lambda *args: (made.append(args[1]), original(*args))[1])
+    network, volume = unet(), torch.randn(1, 1, 16, 16, 32)
+    inferer = OpenVINOInferer(**SETTINGS)
+    with torch.no_grad():
+        inferer(volume, network)
+        inferer(volume, network)
+        assert made == [(2, 1, 16, 16, 16), (1, 1, 16, 16, 16)], "a shape each"
+        network.load_state_dict({name: value * 0.5 for name, value in network.state_dict().items()})
+        torch.testing.assert_close(inferer(volume, network), SlidingWindowInferer(**SETTINGS)(volume, network),
+                                   rtol=1e-3, atol=1e-4)  # fmt: skip
+
+
+@needs_openvino
+def test_threads_share_it():
+    network, volumes = unet(), [torch.randn(1, 1, 16, 16, 16) for _ in range(4)]
+    inferer, plain = OpenVINOInferer(**SETTINGS), SlidingWindowInferer(**SETTINGS)
+
+    def run(inferer, volume):
+        with torch.no_grad():
+            return inferer(volume, network)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda volume: run(inferer, volume), volumes))
+    for volume, logits in zip(volumes, found, strict=True):
+        torch.testing.assert_close(logits, run(plain, volume), rtol=1e-3, atol=1e-4)
+
+
+class Strange(nn.Module):
+    """What no compiler follows."""
+
+    def forward(self, windows):
+        return torch.cat([windows, windows + sys.getrecursionlimit() * 0 + self.calls()], dim=1)
+
+    def calls(self):
+        raise_if_traced = torch.jit.is_tracing()
+        if raise_if_traced:
+            raise RuntimeError("not for tracing")
+        return 1.0
+
+
+@needs_openvino
+def test_what_openvino_does_not_know_torch_runs(caplog):
+    volume = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad(), caplog.at_level(logging.WARNING):
+        found = OpenVINOInferer(**SETTINGS)(volume, Strange())
+    torch.testing.assert_close(found, torch.cat([volume, volume + 1], dim=1))
+    assert "OpenVINO cannot run Strange" in caplog.text
+
+
+@needs_openvino
+def test_with_gradients_torch_runs_it():
+    network, volume = unet(), torch.randn(1, 1, 16, 16, 16)
+    assert OpenVINOInferer(**SETTINGS)(volume, network).requires_grad
+
+
+@needs_openvino
+def test_the_overlay_fits_the_bundles_configs():
+    root = OVERLAY.parents[2] / "bundles" / "mn_cotraining" / "configs"
+    for name in ("inference.json", "evaluate.json"):
+        parser = ConfigParser()
+        parser.read_config([str(root / name), str(OVERLAY)])
+        inferer = parser.get_parsed_content("inferer")
+        assert isinstance(inferer, OpenVINOInferer) and inferer.overlap == parser.get_parsed_content("overlap")
+
+
+def test_without_openvino_it_is_said(monkeypatch):
+    monkeypatch.setattr(module, "has_openvino", False)
+    with pytest.raises(UserError, match=r"pip install 'mnseg\[openvino\]'"):
+        OpenVINOInferer(**SETTINGS)
