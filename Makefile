@@ -109,9 +109,9 @@ lint: $(VENV)/.mnseg-test
 
 test: test-core test-app
 
-# -rs: tests without their data say why they were skipped.
+# -rs: tests without their data say why they were skipped. Files are shared out among processes with one thread each.
 test-core: lint
-	$(BIN)/python -m pytest -rs --ignore=tests/app
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n auto --maxprocesses 4 --dist loadfile --ignore=tests/app
 
 test-app: $(APP_VENV)/.mnseg-app
 	$(APP_BIN)/python -m pytest -rs tests/app

@@ -59,6 +59,7 @@ class AppConf:
     seg_sources: programs whose DICOM SEG objects count as labels although they do not say that a person drew them.
     origins: other web servers, such as ``http://pacs:3000``, whose pages (an OHIF of your own) may use this one.
     threads: CPU threads of training and inference each; 0: all.
+    openvino: whether OpenVINO runs the network where there is no GPU; faster, the mask is the same but for rounding.
     warm_epochs: share of the epochs that a training takes which begins with the published version's networks. Half:
         both networks know the task already, and the rate falls over what is left as over a whole training.
     warm_rate: factor on the learning rates of such a training. At full rates the first steps undo what was learned.
@@ -91,6 +92,7 @@ class AppConf:
     seg_interval: float = 30.0
     origins: tuple[str, ...] = ()
     threads: int = 0
+    openvino: bool = False
     warm_epochs: float = 0.5
     warm_rate: float = 0.3
 
@@ -280,6 +282,14 @@ def _one_of(*words: str) -> Callable[[str, str], str]:
     return parse
 
 
+def _openvino(key: str, text: str) -> bool:
+    from mnseg.inferers.openvino import has_openvino  # here: it imports MONAI
+
+    if (wanted := _switch(key, text)) and not has_openvino:
+        raise UserError("--conf openvino: OpenVINO is not installed; pip install 'mnseg[openvino]'.")
+    return wanted
+
+
 PARSERS: dict[str, Callable[[str, str], Any]] = {
     "labels": _label_names,
     "overlays": _file_list,
@@ -303,6 +313,7 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "seg_sources": lambda key, text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "origins": _origins,
     "threads": _number(int, 0),
+    "openvino": _openvino,
     "warm_epochs": _number(float, 0.01, 1),
     "warm_rate": _number(float, 0.001, 1),
 }

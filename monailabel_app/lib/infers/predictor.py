@@ -1,8 +1,7 @@
 """One version of the model, ready to segment scans.
 
 The network and what is done before and behind it come from the bundle's inference.json with the version's model.json on
-top, as on the command line: what a clinician sees is what ``python -m monai.bundle run`` would have written. Where
-OpenVINO is installed and there is no GPU, it runs the network's layers, with the same windows.
+top, as on the command line: what a clinician sees is what ``python -m monai.bundle run`` would have written.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from monai.data import MetaTensor
 
 from lib.errors import RequestError
 from mnseg.errors import UserError
-from mnseg.inferers.openvino import has_openvino
 
 __all__ = ["Prediction", "Predictor"]
 
@@ -49,14 +47,17 @@ class Predictor:
         version: has ``id``, ``model_file`` and ``overlay``.
         bundle_dir: the mn_cotraining bundle.
         device: where the network runs; None leaves it to the config (a GPU if there is one).
+        openvino: whether OpenVINO runs the network on a CPU.
 
     Raises:
         UserError: the weights are missing, damaged, or do not fit the network.
     """
 
-    def __init__(self, version: Any, bundle_dir: str | Path, device: str | None = None) -> None:
+    def __init__(
+        self, version: Any, bundle_dir: str | Path, device: str | None = None, openvino: bool = False
+    ) -> None:
         self.version = version
-        parser = _parser(version, Path(bundle_dir))
+        parser = _parser(version, Path(bundle_dir), openvino)
         if device is not None:
             parser["device"] = f"$torch.device('{torch.device(device)}')"
         self.class_names: list[str] = list(parser.get_parsed_content("class_names"))
@@ -129,14 +130,15 @@ class Predictor:
         return logits[0].float()
 
 
-def _parser(version: Any, bundle_dir: Path) -> ConfigParser:
+def _parser(version: Any, bundle_dir: Path, openvino: bool) -> ConfigParser:
     configs = bundle_dir / "configs"
     parser = ConfigParser()
     parser.read_meta(str(configs / "metadata.json"))
     parser.read_config([str(configs / "inference.json"), str(version.overlay)])
     parser["bundle_root"] = str(bundle_dir)
-    if has_openvino and parser["inferer"].get("_target_") == "SlidingWindowInferer":
-        parser["inferer"]["_target_"] = "mnseg.inferers.OpenVINOInferer"  # leaves a GPU to torch
+    # Not configs/inference/openvino.json: a packed bundle of somebody else has an inferer of its own.
+    if openvino and parser["inferer"].get("_target_") == "SlidingWindowInferer":
+        parser["inferer"]["_target_"] = "mnseg.inferers.OpenVINOInferer"
     parser["postprocessing"]["transforms"] = [
         step for step in parser["postprocessing"]["transforms"] if step.get("_target_") != "SaveImaged"
     ]
