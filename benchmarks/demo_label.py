@@ -34,7 +34,7 @@ STRUCTURES = list(CLASS_NAMES[1:])
 STRATEGIES = ("disagreement", "random")
 SETTINGS = {
     "patch_size": [32, 32, 32], "network_def#features": [8, 16, 32, 64, 128, 8], "batch_size": 4, "epoch_length": 8,
-    "stage_1_epochs": 6, "warmup_epochs": 1, "stage_2_epochs": 8, "learning_rate": 0.004, "learning_rate_2d": 0.001,
+    "stage_1_epochs": 8, "warmup_epochs": 1, "stage_2_epochs": 12, "learning_rate": 0.004, "learning_rate_2d": 0.001,
     "model_2d": "segformer-tiny-random", "pretrained": False, "finetuning": "whole", "slice_axis": 2,
     "slice_scale": 2.0, "slice_stride": 2, "refresh_interval": 6, "refresh_cases": 12, "val_interval": 1000,
     "hidden_cases": 0, "checkpoint_interval": 4,
@@ -44,7 +44,7 @@ SETTINGS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo-label"))
-    parser.add_argument("--rounds", type=int, default=3, help="trainings after the first, each after three labels")
+    parser.add_argument("--rounds", type=int, default=2, help="trainings after the first, each after three labels")
     parser.add_argument("--budget", type=int, default=3000, help="voxels that are corrected in a scan")
     parser.add_argument("--size", type=int, default=40, help="voxels per edge of a scan")
     parser.add_argument("--jobs", type=int, default=2, help="strategies side by side")
