@@ -25,7 +25,7 @@ import nibabel as nib
 import numpy as np
 from bench_common import errors_in_words
 
-from mnseg.data.datalist import SPLITS, load_datalist, write_datalist
+from mnseg.data.datalist import SPLITS, load_datalist, resolve_datalist, write_datalist
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 
@@ -125,7 +125,8 @@ def unpack(archive_path: Path, folder: Path) -> Path:
             path = folder / f"{name}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(image, path)
-    return write_datalist(index["datalist"], folder / "datalist.json")
+    datalist = resolve_datalist(index["datalist"], [folder.absolute()])
+    return write_datalist(datalist, folder / "datalist.json")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser = build_parser(argv)
         args, more = parser.parse_known_args(argv)
-        if more and not hasattr(args, "more"):
+        if hasattr(args, "more"):
+            args.more = more  # of plan: keys of a config
+        elif more:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
-        args.more = more  # of plan: keys of a config
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         return args.run(args)
     except UserError as error:

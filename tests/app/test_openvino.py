@@ -28,14 +28,14 @@ NETWORK = {"_target_": "BasicUNet", "spatial_dims": 3, "in_channels": 1, "out_ch
 def version(tmp_path) -> SimpleNamespace:
     torch.manual_seed(0)
     torch.save(BasicUNet(3, 1, 2, features=NETWORK["features"]).state_dict(), tmp_path / "model.pt")
-    overlay = {"class_names": ["background", "a"], "patch_size": [16, 16, 16], "network_def": NETWORK}
+    overlay = {"class_names": ["background", "a"], "patch_size": [32, 32, 32], "network_def": NETWORK}
     (tmp_path / "model.json").write_text(json.dumps(overlay))
     return SimpleNamespace(id="0001", model_file=tmp_path / "model.pt", overlay=tmp_path / "model.json")
 
 
 def test_the_mask_is_that_of_torch(version, tmp_path):
     scan = tmp_path / "scan.nii.gz"
-    noise = np.random.default_rng(0).standard_normal((24, 20, 18)).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal((40, 34, 33)).astype(np.float32)
     nib.save(nib.Nifti1Image(noise, np.diag([1.0, 1.0, 2.0, 1.0])), scan)
     predictors = [Predictor(version, BUNDLE, "cpu", openvino=fast) for fast in (False, True)]
     assert [isinstance(predictor._inferer, OpenVINOInferer) for predictor in predictors] == [False, True]

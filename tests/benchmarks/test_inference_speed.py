@@ -10,7 +10,7 @@ from inference import _dice, main
 
 
 def test_roads_are_timed(tmp_path, capsys):
-    small = ["--size", "20", "18", "16", "--patch-size", "16", "16", "16", "--features", "4", "4", "4", "4", "8", "4"]
+    small = ["--size", "34", "32", "32", "--patch-size", "32", "32", "32", "--features", "4", "4", "4", "4", "8", "4"]
     assert main([*small, "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "out.json")]) == 0
     rows = {row["name"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
     assert list(rows)[:2] == ["plain", "channels last"]

@@ -55,12 +55,13 @@ def data(tmp_path_factory) -> Path:
 
 def test_the_command_measures_and_writes_nothing(data, tmp_path, capsys):
     small = ["--model_2d", "segformer-tiny-random", "--pretrained", "False", "--lora_rank", "4",
-             "--network_def#features", "[2,2,4,4,8,2]", "--patch_size", "[16,16,16]", "--batch_size=4",
+             "--network_def#features", "[2,2,4,4,8,2]", "--patch_size", "[32,32,32]", "--batch_size=4",
              "--stage_1_epochs", "2", "--stage_2_epochs", "8", "--epoch_length", "3", "--device", "cpu"]  # fmt: skip
     code = main(["plan", "--config_file", f"['{TRAIN}','{PHANTOM}']", "--dataset_dir", str(data), "--run_dir",
                  str(tmp_path / "run"), "--steps", "1", "--json", str(tmp_path / "plan.json"), *small])  # fmt: skip
-    out = capsys.readouterr().out
-    assert code == 0 and "2 labeled, 3 unlabeled, 1 validation scans; 10 epochs on cpu" in out
+    out, error = capsys.readouterr()
+    assert code == 0, error
+    assert "2 labeled, 3 unlabeled, 1 validation scans; 10 epochs on cpu" in out
     content = json.loads((tmp_path / "plan.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
     parts = {part["name"]: part for part in content["parts"]}

@@ -47,7 +47,9 @@ class OpenVINOInferer(SlidingWindowInferer):
         return super().__call__(inputs, network, *args, **kwargs)
 
     def _network(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
-        state = (network, [(tensor.data_ptr(), tensor._version) for tensor in network.state_dict().values()])
+        # Not the state_dict, whose tensors have no version in inference mode.
+        tensors = [*network.parameters(), *network.buffers()]
+        state = (network, [(tensor.data_ptr(), tensor._version) for tensor in tensors])
         with self._lock:
             if self._compiled is None or self._compiled[0] != state:
                 self._compiled = (state, _Compiled(network))
@@ -75,15 +77,19 @@ class _Compiled:
 
 
 def _compile(network: nn.Module, shape: tuple[int, ...]) -> Any | None:
-    """None: OpenVINO cannot run the network."""
-    was_training = network.training
+    """None: OpenVINO cannot run the network, or runs it otherwise than torch."""
+    was_training, windows = network.training, torch.rand(shape)
     try:
         # Tensors that were made in inference mode cannot be traced.
         with torch.inference_mode(False), torch.no_grad():
             model = openvino.convert_model(network.eval(), example_input=torch.zeros(shape), input=list(shape))
+            expected = network(windows)
         settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
-        return openvino.Core().compile_model(model, "CPU", settings)
+        request = openvino.Core().compile_model(model, "CPU", settings)
+        # What a network computes outside of torch is a constant to a compiler.
+        torch.testing.assert_close(torch.from_numpy(request(windows.numpy())[0]), expected, rtol=1e-2, atol=1e-2)
+        return request
     except Exception as error:  # whatever conversion does not know
         logger.warning("OpenVINO cannot run %s (%s): torch does.", type(network).__name__, str(error).splitlines()[0])
         return None

@@ -71,7 +71,7 @@ def _overrides(words: Sequence[str], parse: Any) -> dict[str, Any]:
     result, rest = {}, list(words)
     while rest:
         key, sign, value = rest.pop(0).partition("=")
-        if not key.startswith("--") or not (sign or rest):
+        if not key.startswith("--") or not (sign or rest and not rest[0].startswith("--")):
             raise UserError(f"'{key}' is no override: write --key value.")
         result[key[2:]] = parse(value if sign else rest.pop(0))
     return result

@@ -97,10 +97,10 @@ def plan_training(
 
 
 def _open(config_file: Sequence[str] | str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
-    try:
-        return ConfigWorkflow(config_file, workflow_type="train", logging_file=False, **overrides)
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} does not exist: name train.json and its overlays.") from error
+    for path in [config_file] if isinstance(config_file, str) else config_file:
+        if not Path(path).is_file():
+            raise UserError(f"{path} does not exist: name train.json and its overlays.")
+    return ConfigWorkflow(config_file, workflow_type="train", logging_file=False, **overrides)
 
 
 def _short(
