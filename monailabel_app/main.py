@@ -90,7 +90,7 @@ class MnsegApp(MONAILabelApp):
         return {MODEL_NAME: CoTrainTask(self.training)}
 
     def init_strategies(self) -> dict[str, Any]:
-        return all_strategies(self.reservations, self._scores)
+        return all_strategies(self.reservations, self._scores, self.training.left_out)
 
     def _scores(self) -> tuple[str, Path] | None:
         """Name and scores of the published version, else of the newest: also one that is kept back knows the scans."""

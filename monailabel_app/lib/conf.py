@@ -312,7 +312,7 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "seg_interval": _number(float, 1, 86400),
     "seg_sources": lambda key, text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "origins": _origins,
-    "threads": _number(int, 0),
+    "threads": _number(int, 0, 1024),
     "openvino": _openvino,
     "warm_epochs": _number(float, 0.01, 1),
     "warm_rate": _number(float, 0.001, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 
 import pytest
@@ -52,6 +53,21 @@ def test_a_newer_label_replaces_the_older_also_of_another_kind(scans, folder):
     assert scans.get_label_info("a", "final")["author"] == "anna"
     with pytest.raises(ImageNotFoundException):
         put(scans, "nobody", b"x")
+
+
+def test_a_scan_that_was_away_keeps_what_is_known_of_its_label(scans, folder, tmp_path_factory):
+    put(scans, "a", b"mask")
+    elsewhere = tmp_path_factory.mktemp("away") / "a.nii.gz"
+    shutil.move(folder / "a.nii.gz", elsewhere)
+    scans.refresh()
+    assert sorted(scans.list_images()) == ["b.1", "c"]
+    shutil.move(elsewhere, folder / "a.nii.gz")
+    scans.refresh()
+    assert scans.get_label_info("a", "final")["author"] == "anna"
+    assert opened(folder).get_label_info("a", "final")["author"] == "anna", "it is in the file as well"
+    (folder / "labels" / "final" / "a.nii.gz").unlink()
+    scans.refresh()
+    assert scans.get_labels_by_image_id("a") == {}, "a label that was removed stays away"
 
 
 def test_an_image_is_never_replaced(scans, folder, tmp_path):

@@ -25,19 +25,25 @@ Choice = tuple[str, dict[str, Any]]
 
 
 def all_strategies(
-    reservations: Reservations, source: Callable[[], tuple[str, Path] | None]
+    reservations: Reservations,
+    source: Callable[[], tuple[str, Path] | None],
+    unusable: Callable[[], Mapping[str, str]] = dict,
 ) -> dict[str, _Reserving]:
     """All strategies by name, the default first; they share the reservations.
 
     Args:
         reservations: who has which scan open.
         source: gives name and scores.json of the published, else the newest version; None: nothing trained.
+        unusable: scans that a training had to leave out, and why.
     """
-    return {
+    strategies = {
         "disagreement": Disagreement(reservations, ScoreReader(source)),
         "random": Random(reservations),
         "first": First(reservations),
     }
+    for strategy in strategies.values():
+        strategy.unusable = unusable
+    return strategies
 
 
 class _Reserving(Strategy):
@@ -50,10 +56,18 @@ class _Reserving(Strategy):
     def __init__(self, description: str, reservations: Reservations) -> None:
         super().__init__(description)
         self.reservations = reservations
+        self.unusable: Callable[[], Mapping[str, str]] = dict
 
     @abstractmethod
     def order(self, images: Sequence[str], labeled: Sequence[str], taken: Sequence[str]) -> Iterator[Choice]:
         """The scans ``images``, best first, lazily; ``taken`` are those that others have open."""
+
+    def best_first(self, images: Sequence[str], labeled: Sequence[str], taken: Sequence[str]) -> Iterator[Choice]:
+        """``order``, with the scans behind all others that cannot be trained on."""
+        unusable = self.unusable()
+        yield from self.order([image for image in images if image not in unusable], labeled, taken)
+        for image in sorted(image for image in images if image in unusable):
+            yield image, {"reason": f"cannot be trained on: {unusable[image]}"}
 
     def note(self) -> str:
         """What a reader should know about this strategy at the moment; "" if nothing."""
@@ -70,14 +84,14 @@ class _Reserving(Strategy):
         chosen: dict[str, dict[str, Any]] = {}
 
         def choose(free: Sequence[str], others: Sequence[str]) -> str:
-            image, told = next(self.order(free, labeled, others))
+            image, told = next(self.best_first(free, labeled, others))
             chosen[image] = told
             return image
 
         offer = self.reservations.offer(client, images, choose)
         if offer is None:
             return {}
-        told = chosen.get(offer.image) or next(self.order([offer.image], labeled, []))[1]
+        told = chosen.get(offer.image) or next(self.best_first([offer.image], labeled, []))[1]
         note = "; ".join(part for part in (offer.note, self.note()) if part)
         return {"id": offer.image, **told, "reserved_until": offer.until} | ({"note": note} if note else {})
 
@@ -92,7 +106,7 @@ class _Reserving(Strategy):
         ]
         if len(rows) < limit:
             free = [image for image in images if image not in held]
-            following = self.order(free, labeled, taken)
+            following = self.best_first(free, labeled, taken)
             rows += [{"id": image, **told} for (image, told), _ in zip(following, range(limit - len(rows)))]  # noqa: B905
         return rows[:limit]
 

@@ -43,6 +43,7 @@ class LocalScans(LocalDatastore):
 
     def __init__(self, folder: str | os.PathLike, auto_reload: bool = True) -> None:
         self._guard = threading.RLock()
+        self._away: dict[str, ImageLabelModel] = {}
         super().__init__(str(folder), extensions=[f"*{ext}" for ext in EXTENSIONS], auto_reload=auto_reload)
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
@@ -86,6 +87,20 @@ class LocalScans(LocalDatastore):
             raise RequestError(404, "No scan has a final label yet, so there is nothing to download.")
         return super().get_dataset_archive(limit_cases)
 
+    def _reconcile_datastore(self) -> None:
+        """Compare the index with the files. What is known of scans that are away is kept: they may be back soon.
+
+        A share that was unmounted, or a folder that is being synchronized, must not cost authors and names of labels.
+        """
+        before = dict(self._datastore.objects)
+        super()._reconcile_datastore()
+        now = self._datastore.objects
+        self._away |= {image_id: entry for image_id, entry in before.items() if image_id not in now}
+        if back := [image_id for image_id in self._away if image_id in now]:
+            for image_id in back:
+                _remember(now[image_id], self._away.pop(image_id))
+            self._update_datastore_file()
+
     def _to_id(self, file: str) -> tuple[str, str]:
         ext = next((ext for ext in EXTENSIONS if file.endswith(ext)), Path(file).suffix)
         return file.removesuffix(ext), ext
@@ -114,6 +129,15 @@ class LocalScans(LocalDatastore):
         # A replaced file arrives as another event; what else changes the index is seen by its time stamp.
         if event.src_path == self._datastore_config_path:
             self._init_from_datastore_file()
+
+
+def _remember(entry: ImageLabelModel, earlier: ImageLabelModel) -> None:
+    """Give a scan that is back, and its labels, what was known of them."""
+    pairs = [(entry.image, earlier.image)]
+    pairs += [(label, earlier.labels[tag]) for tag, label in entry.labels.items() if tag in earlier.labels]
+    for new, old in pairs:
+        if new.ext == old.ext:
+            new.info = {**new.info, **old.info}
 
 
 def _copy(source: str | os.PathLike, target: Path) -> None:

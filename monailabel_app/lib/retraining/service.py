@@ -214,6 +214,12 @@ class TrainingService:
             "unedited": sum(scan.labeled and scan.unedited for scan in scans),
         }
 
+    def left_out(self) -> dict[str, str]:
+        """Scans that this training or the newest version could not use, and why."""
+        newest = next(iter(reversed(self.registry.versions())), None)
+        known = {} if newest is None else dict(newest.facts.get("left_out") or {})
+        return known if self._job is None else known | self._job.facts["left_out"]
+
     def _described(self, job: Job) -> dict[str, Any]:
         facts = {key: value for key, value in job.facts.items() if key not in ("pid", "begun")}
         progress, left = self._progress_of(job)

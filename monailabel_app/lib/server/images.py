@@ -9,9 +9,10 @@ from typing import Any
 from fastapi import APIRouter, UploadFile
 
 from lib.errors import RequestError
+from lib.server.plain_json import json_object
 from lib.server.roles import allowed
 from lib.server.threads import Pool
-from lib.server.uploads import Params, json_object, stored, suffix_of
+from lib.server.uploads import Params, stored, suffix_of
 
 __all__ = ["image_routes"]
 
@@ -38,18 +39,24 @@ def _add(app: Any, image: str | None, params: str, file: UploadFile) -> dict[str
         raise RequestError(400, f"{image_id[:60]!r} cannot name an image: use letters, digits, '_', '-' and '.'.")
     info = dict(json_object(params, "params"))
     with stored(file, SUFFIXES) as path:
-        _require_scan(path, name)
+        _require_scan(path, name, int(app.app_conf.settings.get("in_channels", 1)))
         return {"image": app.datastore().add_image(image_id, str(path), info)}
 
 
-def _require_scan(path: Any, name: str) -> None:
+def _require_scan(path: Any, name: str, channels: int) -> None:
+    import numpy as np
+
     from mnseg.data.volume_io import open_volume, read_voxels
     from mnseg.errors import UserError
 
     try:
         volume = open_volume(path)
-        shape = read_voxels(volume, path).shape  # all of it: half a file has a header as well
+        voxels = read_voxels(volume, path)  # all of it: half a file has a header as well
     except (UserError, OSError) as error:
         raise RequestError(422, f"{name} is no scan that can be read.") from error
-    if len(shape) not in (3, 4):
-        raise RequestError(422, f"{name} has shape {tuple(shape)}; a scan has three axes.")
+    shape = voxels.shape
+    if len(shape) not in (3, 4) or (shape[3] if len(shape) == 4 else 1) != channels:
+        wanted = "three axes" if channels == 1 else f"three axes and {channels} channels"
+        raise RequestError(422, f"{name} has shape {tuple(shape)}; a scan has {wanted}.")
+    if not np.isfinite(voxels).all():
+        raise RequestError(422, f"{name} has NaN or infinite voxels.")

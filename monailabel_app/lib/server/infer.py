@@ -17,9 +17,10 @@ from starlette.background import BackgroundTask
 
 from lib.errors import RequestError
 from lib.server.known import require_image
+from lib.server.plain_json import json_object
 from lib.server.roles import allowed
 from lib.server.threads import Pool
-from lib.server.uploads import Params, json_object, stored
+from lib.server.uploads import Params, stored
 
 __all__ = ["infer_routes"]
 

@@ -23,6 +23,8 @@ from lib.server.ohif import ohif_routes
 from lib.server.origins import only_origins
 from lib.server.pacs import pacs_routes
 from lib.server.page import page_routes
+from lib.server.plain_json import PlainJson
+from lib.server.scoring import scoring_routes
 from lib.server.sessions import session_routes
 from lib.server.threads import move_proxy_into_threads, threaded
 from lib.server.train import train_routes
@@ -41,6 +43,7 @@ def install(api: FastAPI, app: Any) -> None:
         for router in (
             api_routes(app), infer_routes(app), train_routes(app), label_routes(app), image_routes(app),
             log_routes(app), session_routes(), model_routes(), page_routes(app), pacs_routes(app), ohif_routes(),
+            scoring_routes(),
         )  # fmt: skip
         for route in router.routes
     ]
@@ -53,5 +56,6 @@ def install(api: FastAPI, app: Any) -> None:
     move_proxy_into_threads(importlib.import_module("monailabel.endpoints.proxy"), app.app_conf.is_dicomweb)
     install_error_answers(api)
     only_origins(api, app.app_conf.origins)
+    api.user_middleware.insert(0, Middleware(PlainJson))
     api.user_middleware.insert(0, Middleware(UploadLimit, max_mb=app.app_conf.max_upload_mb))
     api.middleware_stack = api.build_middleware_stack()

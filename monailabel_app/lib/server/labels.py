@@ -14,9 +14,10 @@ from fastapi import APIRouter, UploadFile
 from lib.errors import RequestError
 from lib.server.inbox import Inbox, Submission
 from lib.server.known import require_image, require_tag
+from lib.server.plain_json import json_object
 from lib.server.roles import caller
 from lib.server.threads import Pool
-from lib.server.uploads import Params, json_object, stored
+from lib.server.uploads import Params, stored
 
 __all__ = ["Submissions", "label_routes"]
 
@@ -119,6 +120,8 @@ class Submissions:
         with self._lock:  # of two labels of one image the later one counts, whole
             if not submission.facts.get("replace", True):
                 self._require_place(submission)
+            if tag == FINAL:
+                self._require_a_persons_work(submission)
             label_id = self.app.datastore().save_label(image_id, str(submission.mask), tag, self._info(submission))
             edit = self._record(submission) if tag == FINAL else {}
             self.inbox.done(submission)
@@ -134,6 +137,16 @@ class Submissions:
         if store.get_label_info(image_id, tag).get("origin") != submission.facts.get("origin"):
             self.inbox.done(submission)
             raise RequestError(409, f"The scan {image_id} has a label already.")
+
+    def _require_a_persons_work(self, submission: Submission) -> None:
+        """A mask of ours that comes back unchanged does not take the place of what a person drew."""
+        image_id, store, provenance = submission.facts["image"], self.app.datastore(), self.app.provenance
+        if FINAL not in store.get_labels_by_image_id(image_id) or not provenance.was_served(image_id, submission.mask):
+            return
+        if provenance.was_served(image_id, store.get_label_uri(image_id, FINAL)) is None:
+            self.inbox.done(submission)
+            raise RequestError(409, f"The mask of {image_id} is the model's own, unchanged: it does not replace the "
+                                    "label that a person drew. Change it, or delete that label first.")
 
     def _record(self, submission: Submission) -> dict[str, Any]:
         image_id = submission.facts["image"]

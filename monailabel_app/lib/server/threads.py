@@ -20,8 +20,11 @@ from starlette.concurrency import run_in_threadpool
 
 from lib.errors import RequestError
 from lib.server.known import require_image, require_label
+from lib.server.plain_json import json_object
 
 __all__ = ["Pool", "move_proxy_into_threads", "threaded"]
+
+JSON_FIELDS = {"info", "params"}  # forms in which clients send a JSON object
 
 
 class Pool:
@@ -55,6 +58,9 @@ def threaded(router: APIRouter, datastore: Any) -> list[APIRoute]:
 
 def _in_thread(endpoint: Callable[..., Any], datastore: Any | None) -> Callable[..., Any]:
     def run(**kwargs: Any) -> Any:
+        for field in JSON_FIELDS & kwargs.keys():
+            if isinstance(kwargs[field], str):
+                json_object(kwargs[field], field)
         if datastore is not None:
             _require_known(datastore, kwargs)
         return asyncio.run(endpoint(**kwargs))

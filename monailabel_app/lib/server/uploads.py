@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Form, UploadFile
 from fastapi.responses import JSONResponse
 
 from lib.errors import RequestError
 
-__all__ = ["Params", "UploadLimit", "json_object", "stored"]
+__all__ = ["Params", "UploadLimit", "stored"]
 
 SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")
 # The form field in which clients send a JSON object.
@@ -122,20 +121,3 @@ def suffix_of(filename: str | None, suffixes: tuple[str, ...] = SUFFIXES) -> str
         if name.endswith(suffix):
             return suffix
     raise RequestError(400, f"{name[-60:]}: send a file whose name ends in {', '.join(suffixes)}.")
-
-
-def json_object(text: str | None, what: str) -> Mapping[str, Any]:
-    """A form field that must hold a JSON object, or nothing.
-
-    Raises:
-        RequestError: 400.
-    """
-    try:
-        content = json.loads(text or "{}")
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"The field {what} is no valid JSON: {error}.") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise RequestError(400, f"The field {what} must hold a JSON object, not {type(content).__name__}.")
-    return content

@@ -233,12 +233,11 @@ class Steps:
         """Look for unusable scans, once; whether there are any that were not known."""
         if self.job.facts.get("checked") or (self.folder / "model.json").exists():
             return False
-        self.job.update(checked=True)
         faults = self.folder / "faults.json"
         self.execute(self.programs.check(self.folder / "datalist.json", len(self.conf.class_names), faults),
                      self.folder)
         found = json.loads(faults.read_bytes())
-        self.job.update(left_out={**self.job.facts["left_out"], **found})
+        self.job.update(checked=True, left_out={**self.job.facts["left_out"], **found})
         return bool(found)
 
     # ------------------------------------------------------------------------------------------------- comparison
@@ -320,9 +319,12 @@ class Steps:
     # ------------------------------------------------------------------------------------------------- scoring
 
     def score(self) -> None:
-        """Where both networks disagree, for the published version alone; it can fail without harm."""
+        """Where both networks disagree, for a version that is kept back as well: a person may publish it later.
+
+        It can fail without harm.
+        """
         config = self.conf.bundle / "configs" / "disagreement.json"
-        if self.job.facts["outcome"] != "published" or not config.is_file():
+        if self.job.facts["version"] is None or not config.is_file():
             return
         version = self.registry.get(self.job.facts["version"])
         configs = [*config_files(self.conf.bundle, self.conf.overlays), self.folder / "overlay.json", config,

@@ -53,6 +53,17 @@ def ask(strategy, store, client="ann", **more):
     return strategy({"strategy": "x", "client_id": client, **more}, store)
 
 
+def test_scans_that_a_training_left_out_come_last_with_the_reason(tmp_path):
+    path = write(tmp_path / "scores.json", {"a": 0.9, "b": 0.1})
+    strategies = all_strategies(Reservations(), lambda: ("mnseg 0003", path), lambda: {"c": "it is empty", "d": "NaN"})
+    for strategy in strategies.values():
+        rows = strategy.queue(Store("cdab"))
+        assert sorted(row["id"] for row in rows[:2]) == ["a", "b"]
+        assert [(row["id"], row["reason"]) for row in rows[2:]] == [
+            ("c", "cannot be trained on: it is empty"), ("d", "cannot be trained on: NaN")]
+    assert [ask(strategies["disagreement"], Store("cdab"), client)["id"] for client in "xyzw"] == ["a", "b", "c", "d"]
+
+
 def test_they_are_monai_labels_and_disagreement_is_first(make):
     strategies = make()
     assert list(strategies) == ["disagreement", "random", "first"]

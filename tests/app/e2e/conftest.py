@@ -14,7 +14,7 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed (make tes
 sys.path.insert(0, str(Path(__file__).parent))
 from dicom_phantoms import AXIAL, OBLIQUE, abdomen, ball, threshold_model, write_series  # noqa: E402
 from patients import HELD, HELD_OUT, TRAIN, VIEWED  # noqa: E402
-from servers import CHROMIUM, ORTHANC, PLUGIN, LabelServer, Orthanc  # noqa: E402
+from servers import ORTHANC, PLUGIN, LabelServer, Orthanc  # noqa: E402
 
 # A network that learns a bright ball in some seconds.
 SETTINGS = {
@@ -84,20 +84,6 @@ def ct_server(orthanc, tmp_path_factory):
     server = LabelServer(orthanc.dicomweb, "CT", "organ", tmp_path_factory.mktemp("ct") / "workspace", conf)
     yield server
     server.end()
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make test-e2e)")
-    if not CHROMIUM.exists():
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    # Drawing in software: OHIF needs WebGL, and there may be no graphics card.
-    arguments = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-                 "--ignore-gpu-blocklist"]
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ import requests
 ROOT = Path(__file__).parents[3]
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 ORTHANC = Path("/usr/sbin/Orthanc")
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 def free_port() -> int:

@@ -143,7 +143,7 @@ def test_a_worse_model_is_kept_back_with_a_reason(bench):
     assert b.registry.published().id == "0001" and len(b.registry.versions()) == 2
     assert b.kinds()[-1] == "refused" and "worse" in b.registry.history()[-1]["reason"]
     assert "kept back" in service.task()["details"][-1] and "score" in job["done"]
-    assert not (b.registry.get("0002").scores).exists(), "what is not served is not scored"
+    assert (b.registry.get("0002").scores).exists(), "a person may publish it"
     assert service.status()["waiting"] == [], "the same labels do not train again"
 
 

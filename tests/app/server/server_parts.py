@@ -27,6 +27,9 @@ class FakeTraining:
     def close(self):
         self.calls.append(("close",))
 
+    def left_out(self):
+        return {}
+
     def label_saved(self, image_id):
         with self._lock:
             self.saved.append(image_id)

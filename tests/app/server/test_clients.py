@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -103,6 +104,27 @@ def test_a_mask_sent_back_unchanged_is_known_as_our_own(server, published, unlab
                                                                    for i, n in enumerate(LABELS, 1)]})
     assert answer["edit"]["unedited"] is True and answer["edit"]["served"] == "0001"
     assert server.app.provenance.unedited() == {IMAGE}
+
+
+def test_a_mask_of_ours_does_not_replace_what_a_person_drew(server, published, unlabeled, tmp_path):
+    """Segment once more, then submit by mistake: the drawn label stays; drawn over, the mask is a label."""
+    from monailabel.client.client import MONAILabelClientException
+
+    client, image = server.client(folder=tmp_path), truth(server)
+    nib.save(image, tmp_path / "drawn.nii.gz")
+    client.save_label(IMAGE, str(tmp_path / "drawn.nii.gz"))
+    before = Path(server.app.datastore().get_label_uri(IMAGE, "final")).read_bytes()
+    file, _ = client.infer("mnseg", IMAGE, {**SLICER, "result_extension": ".nii.gz"})
+    with pytest.raises(MONAILabelClientException) as error:
+        client.save_label(IMAGE, file)
+    assert "Status: 409" in error.value.msg and "the model's own, unchanged" in error.value.msg
+    assert Path(server.app.datastore().get_label_uri(IMAGE, "final")).read_bytes() == before
+    assert IMAGE not in server.app.provenance.unedited() and server.app.submissions.replay() == 0
+    mask = nib.load(file)
+    edited = np.asarray(mask.dataobj).astype(np.uint8)
+    edited[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(edited, mask.affine), tmp_path / "edited.nii.gz")
+    assert client.save_label(IMAGE, str(tmp_path / "edited.nii.gz"))["edit"]["edited_voxels"] == 1
 
 
 def test_a_label_is_taken_by_names_not_by_numbers(server, unlabeled, tmp_path):
@@ -253,11 +275,11 @@ def test_a_model_is_loaded_although_another_thread_imports(server, published, mo
 
     real, calls = predictor.Predictor, []
 
-    def disturbed(*args):
+    def disturbed(*args, **options):
         calls.append(args)
         if len(calls) < 3:
             raise RuntimeError("dictionary changed size during iteration")
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(predictor, "Predictor", disturbed)
     monkeypatch.setattr(server.app._infers["mnseg"], "_predictors", {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import urllib.error
 import urllib.request
 
@@ -52,24 +51,11 @@ def test_a_thumbnail_of_no_scan_is_refused(server):
         assert error.value.code == 404 and "There is no image" in json.load(error.value)["detail"]
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, driven by Playwright; `make test-e2e` installs both."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium (make test-e2e installs it)")
-    api = pytest.importorskip("playwright.sync_api", reason="there is no Playwright (make test-e2e installs it)")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def page(browser, server):
+def page(chromium, server):
     """The status page, filled; a test fails by what the browser's console says."""
     complaints = []
-    opened = browser.new_page(viewport={"width": 1100, "height": 1000})
+    opened = chromium.new_page(viewport={"width": 1100, "height": 1000})
     opened.on("console", lambda line: complaints.append(line.text) if line.type == "error" and REFUSED not in line.text
               else None)
     opened.on("pageerror", lambda error: complaints.append(str(error)))

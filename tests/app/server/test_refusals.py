@@ -148,6 +148,41 @@ def test_an_image_is_looked_at_before_it_joins(server):
     assert requests.delete(f"{server.url}/datastore/image", params={"id": "new"}).status_code == 200
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", '"\\ud800"'])
+def test_what_cannot_be_stored_is_refused_everywhere(server, unlabeled, value):
+    content = f'{{"x": [{value}]}}'
+    refused(save(server, label_bytes(server), params=content), 400, "The field params holds")
+    for what in ("image", "label"):
+        query = {"image": IMAGE} if what == "image" else {"label": IMAGE, "tag": "final"}
+        answer = requests.put(f"{server.url}/datastore/{what}/info", {"info": content}, params=query)
+        refused(answer, 400, "The field info holds")
+    headers = {"content-type": "application/json"}
+    for path in ("activelearning/random", "mnseg/off", "train/mnseg?enqueue=true"):
+        answer = requests.post(f"{server.url}/{path}", content.replace("x", "client_id"), headers=headers)
+        refused(answer, 400, "The request holds")
+    assert requests.get(f"{server.url}/mnseg/status").status_code == 200
+    assert requests.get(f"{server.url}/datastore/", params={"output": "all"}).status_code == 200
+
+
+def test_info_must_be_an_object(server):
+    answer = requests.put(f"{server.url}/datastore/image/info", {"info": "[1]"}, params={"image": IMAGE})
+    refused(answer, 400, "must hold a JSON object, not list")
+
+
+def test_scoring_is_not_started_by_hand(server):
+    refused(requests.post(f"{server.url}/scoring/disagreement"), 409, "scored behind every training")
+
+
+def test_scans_that_cannot_be_trained_on_do_not_join(server):
+    def add(voxels):
+        content = nib.Nifti1Image(voxels, np.eye(4)).to_bytes()
+        return requests.put(f"{server.url}/datastore/image", files={"file": ("new.nii", content)})
+
+    refused(add(np.full((8, 8, 8), np.nan, np.float32)), 422, "NaN or infinite")
+    refused(add(np.zeros((8, 8, 8, 2), np.float32)), 422, "has shape (8, 8, 8, 2); a scan has three axes")
+    assert "new" not in server.app.datastore().list_images()
+
+
 def test_a_huge_upload_is_refused_while_it_streams(server, unlabeled):
     huge = b"\0" * 4_000_000
     refused(save(server, huge), 413, "larger than 2 MB")
