@@ -15,6 +15,7 @@ from one_thread import one_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = str(ROOT / "bundles" / "mn_cotraining" / "configs" / "train.json")
+MINING = TRAIN.replace("mn_cotraining", "sam_mining")
 PHANTOM = str(ROOT / "configs" / "datasets" / "phantom.json")
 EPOCHS = [EpochWork("both", 0, 0, False), EpochWork("3d", 0, 0, False), EpochWork("2d", 1, 5, True),
           EpochWork("3d", 3, 0, False), EpochWork("2d", 3, 2, True)]  # fmt: skip
@@ -76,6 +77,7 @@ def test_the_command_measures_and_writes_nothing(data, tmp_path, capsys):
     [
         (["--config_file", "nowhere.json"], "nowhere.json does not exist"),
         (["--config_file", TRAIN, "--dataset_dir", "/nowhere"], "/nowhere/datalist.json"),
+        (["--config_file", MINING], "only trainings of the bundle mn_cotraining"),
         (["--config_file", TRAIN, "--batch_siz", "4"], "did you mean 'batch_size'"),
         (["--config_file", TRAIN, "batch_size", "4"], "'batch_size' is no override"),
         (["--config_file", TRAIN, "--batch_size"], "'--batch_size' is no override"),

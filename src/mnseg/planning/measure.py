@@ -71,6 +71,8 @@ def plan_training(
         UserError: what the training itself would refuse; no labeled scan.
     """
     whole = _open(config_file, overrides).parser
+    if "network_2d_def" not in whole:
+        raise UserError("only trainings of the bundle mn_cotraining can be planned: name its train.json.")
     settings = {key: whole.get_parsed_content(key) for key in SCHEDULE_KEYS}
     datalist = load_datalist(*(whole.get_parsed_content(key) for key in ("data_list_file_path", "dataset_dir")))
     hidden = sum("hidden_label" in item for item in datalist.get("unlabeled", []))
