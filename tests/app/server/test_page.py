@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 
@@ -105,7 +106,12 @@ def test_what_clients_send_is_shown_as_text(server, published, page):
 
 @pytest.mark.e2e
 def test_pictures_are_drawn(page):
-    page.wait_for_function("[...document.querySelectorAll('#queue img')].some(i => i.complete && i.naturalWidth > 0)")
+    # Not wait_for_function: it evaluates a text in the page, which the page's own policy forbids.
+    drawn = "[...document.querySelectorAll('#queue img')].some(i => i.complete && i.naturalWidth > 0)"
+    end = time.monotonic() + 30
+    while not page.evaluate(drawn) and time.monotonic() < end:
+        page.wait_for_timeout(100)
+    assert page.evaluate(drawn)
     assert page.locator("#queue li").count() == 6
 
 
