@@ -18,6 +18,7 @@ from lib.server.plain_json import json_object
 from lib.server.roles import caller
 from lib.server.threads import Pool
 from lib.server.uploads import Params, stored
+from mnseg.errors import UserError
 
 __all__ = ["Submissions", "label_routes"]
 
@@ -143,7 +144,11 @@ class Submissions:
         image_id, store, provenance = submission.facts["image"], self.app.datastore(), self.app.provenance
         if FINAL not in store.get_labels_by_image_id(image_id) or not provenance.was_served(image_id, submission.mask):
             return
-        if provenance.was_served(image_id, store.get_label_uri(image_id, FINAL)) is None:
+        try:
+            is_ours = provenance.was_served(image_id, store.get_label_uri(image_id, FINAL)) is not None
+        except (UserError, OSError):  # there is nothing that could be read, or lost
+            return
+        if not is_ours:
             self.inbox.done(submission)
             raise RequestError(409, f"The mask of {image_id} is the model's own, unchanged: it does not replace the "
                                     "label that a person drew. Change it, or delete that label first.")
