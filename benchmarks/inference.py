@@ -10,6 +10,7 @@ Dice: between a road's mask and the plain one's, mean over structures and scans;
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
@@ -38,12 +39,10 @@ def roads(network: nn.Module, settings: Mapping[str, Any], device: torch.device)
     """Name -> volume (1, C, H, W, D) to logits; "plain" is the first."""
     plain = SlidingWindowInferer(**settings)
 
+    last = copy.deepcopy(network).to(memory_format=torch.channels_last_3d)
+
     def channels_last(volume: Tensor) -> Tensor:
-        fast = network.to(memory_format=torch.channels_last_3d)
-        try:
-            return plain(volume, lambda windows: fast(windows.contiguous(memory_format=torch.channels_last_3d)))
-        finally:
-            network.to(memory_format=torch.contiguous_format)
+        return plain(volume, lambda windows: last(windows.contiguous(memory_format=torch.channels_last_3d)))
 
     def bfloat16(volume: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):

@@ -312,10 +312,10 @@ def test_a_submitted_label_is_stored_once(bench):
 def test_what_it_says_of_a_corrected_mask(bench):
     mask = bench.mask(bench.one)
     bench.app.provenance.served(bench.one, bench.file(bench.one, mask), "0003")
-    bench.submit(bench.one, bench.mask(bench.one, shift=1))
+    bench.submit(bench.one, mask)
     bench.submit(bench.two, bench.mask(bench.two))
     bench.sync.now()
-    bench.submit(bench.one, mask)
+    bench.submit(bench.one, bench.mask(bench.one, shift=1))
     bench.sync.now()
     kinds = sorted((segment.SegmentAlgorithmType, segment.get("SegmentAlgorithmName", ""))
                    for dataset in stored(bench) for segment in dataset.SegmentSequence[:1])
