@@ -14,7 +14,7 @@ from lib.server.roles import allowed
 from lib.server.threads import Pool
 from lib.server.uploads import Params, stored, suffix_of
 
-__all__ = ["image_routes"]
+__all__ = ["SUFFIXES", "image_routes", "require_scan"]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 ID = re.compile(r"[\w][\w .+=@()-]{0,199}")
@@ -39,11 +39,16 @@ def _add(app: Any, image: str | None, params: str, file: UploadFile) -> dict[str
         raise RequestError(400, f"{image_id[:60]!r} cannot name an image: use letters, digits, '_', '-' and '.'.")
     info = dict(json_object(params, "params"))
     with stored(file, SUFFIXES) as path:
-        _require_scan(path, name, int(app.app_conf.settings.get("in_channels", 1)))
+        require_scan(path, name, int(app.app_conf.settings.get("in_channels", 1)))
         return {"image": app.datastore().add_image(image_id, str(path), info)}
 
 
-def _require_scan(path: Any, name: str, channels: int) -> None:
+def require_scan(path: Any, name: str, channels: int) -> None:
+    """Read a scan whole.
+
+    Raises:
+        RequestError: 422, it is none that the model could be used on.
+    """
     import numpy as np
 
     from mnseg.data.volume_io import open_volume, read_voxels

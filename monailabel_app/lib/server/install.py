@@ -42,7 +42,7 @@ def install(api: FastAPI, app: Any) -> None:
         route
         for router in (
             api_routes(app), infer_routes(app), train_routes(app), label_routes(app), image_routes(app),
-            log_routes(app), session_routes(), model_routes(), page_routes(app), pacs_routes(app), ohif_routes(),
+            log_routes(app), session_routes(app), model_routes(), page_routes(app), pacs_routes(app), ohif_routes(),
             scoring_routes(),
         )  # fmt: skip
         for route in router.routes

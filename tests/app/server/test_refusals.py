@@ -183,6 +183,15 @@ def test_scans_that_cannot_be_trained_on_do_not_join(server):
     assert "new" not in server.app.datastore().list_images()
 
 
+def test_a_session_takes_scans_alone(server):
+    def sent(content, name):
+        return requests.put(f"{server.url}/session/", files={"files": (name, content)})
+
+    refused(sent(b"no image", "x.nii.gz"), 422, "no scan that can be read")
+    refused(sent(b"no image", "x.txt"), 400, "whose name ends in")
+    assert sent(scan(server).read_bytes(), "x.nii.gz").status_code == 200
+
+
 def test_a_huge_upload_is_refused_while_it_streams(server, unlabeled):
     huge = b"\0" * 4_000_000
     refused(save(server, huge), 413, "larger than 2 MB")
