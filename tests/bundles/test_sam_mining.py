@@ -167,23 +167,24 @@ def test_worker_processes_see_the_labels_of_each_new_round(data, tmp_path):
     assert lines[0] == lines[1] and any("mined_kept" in line for line in lines[0])
 
 
-def test_a_round_that_is_gone_is_missed(trained, data, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    checkpoint = tmp_path / "run" / "models" / "checkpoint.pt"
+def stopped_after(epoch: int, trained: Path, run_dir: Path) -> None:
+    """A copy of the run, its checkpoint that of an earlier epoch."""
+    shutil.copytree(trained, run_dir)
+    checkpoint = run_dir / "models" / "checkpoint.pt"
     content = torch.load(checkpoint, weights_only=True)
-    content["engine"]["epoch"], content["engine"]["iteration"] = 5, 10
+    content["engine"]["epoch"], content["engine"]["iteration"] = epoch, EPOCH_LENGTH * epoch
     torch.save(content, checkpoint)
+
+
+def test_a_round_that_is_gone_is_missed(trained, data, tmp_path):
+    stopped_after(5, trained, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "mined" / "round_2")
     message = refusal("train.json", settings(data, tmp_path / "run"))
     assert "round_2" in message and "set resume to False" in message
 
 
 def test_another_large_model_does_not_continue_a_run(trained, data, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    checkpoint = tmp_path / "run" / "models" / "checkpoint.pt"
-    content = torch.load(checkpoint, weights_only=True)
-    content["engine"]["epoch"], content["engine"]["iteration"] = 4, 8
-    torch.save(content, checkpoint)
+    stopped_after(4, trained, tmp_path / "run")
     message = refusal("train.json", settings(data, tmp_path / "run", **{"miner#identity": "other weights"}))
     assert "round_1 was mined with another large model" in message and "set resume to False" in message
 
