@@ -5,11 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+
+def _keep_absl_from_pytests_streams() -> None:
+    """absl (TensorBoard's logger) keeps the sys.stderr that it finds on import, pytest's capture file. A bundle's
+    logging.conf closes all handlers, and absl's closes its stream unless it is sys.stderr at that moment, which it is
+    not in a test with ``capsys``: every later test would fail with "I/O operation on closed file".
+    """
+    try:
+        from absl import logging as absl_logging
+    except ImportError:
+        return
+    absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
+
+
+_keep_absl_from_pytests_streams()
 
 
 @pytest.fixture(scope="session", autouse=True)
