@@ -12,6 +12,7 @@ from monai.bundle import ConfigWorkflow
 from mnseg.bundle import (
     MODEL_KEYS,
     config_text,
+    model_metadata,
     model_overlay,
     refuse_unknown_keys,
     require_sound_settings,
@@ -19,18 +20,23 @@ from mnseg.bundle import (
 )
 from mnseg.errors import user_error_in
 
-MODULE_NAMES = ("refuse_unknown_keys", "require_sound_settings", "config_text", "model_overlay")
+MN_CONFIGS = Path(__file__).resolve().parents[1] / "bundles/mn_cotraining/configs"
+MODULE_NAMES = ("refuse_unknown_keys", "require_sound_settings", "config_text", "model_metadata", "model_overlay")
 CONFIG = {
     "imports": [f"$from mnseg.bundle import {name}" for name in MODULE_NAMES],
     "run_dir": "",
     "pretrained": True,
     "batch_size": 4,
     "lite": False,
+    "in_channels": 1,
+    "patch_size": [32, 32, 16],
     "class_names": ["background", "organ"],
     "num_classes": "$len(@class_names)",
     "spacing": "$[2, 2, 2] if @lite else None",
     "network_def": {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": "@num_classes", "kernel_size": 1},
     "overlay": "$model_overlay()",
+    "weights": None,
+    "metadata": "$model_metadata(@weights)",
     "text": "$config_text('network_def')",
     "initialize": ["$refuse_unknown_keys()"],
     "run": ["$@network_def"],
@@ -109,7 +115,7 @@ def test_settings_that_cannot_be_meant_are_refused_together(configs):
 
 def test_outside_a_workflow_nothing_is_checked():
     refuse_unknown_keys()
-    assert model_overlay() == {} and config_text("intensity") == ""
+    assert model_overlay() == {} == model_metadata() and config_text("intensity") == ""
 
 
 def test_model_overlay_describes_the_model_in_training(configs):
@@ -130,3 +136,23 @@ def test_model_overlay_describes_the_model_in_training(configs):
 def test_config_text_is_what_the_config_says(configs):
     parser = start(configs, {"network_def#kernel_size": 5}).parser
     assert json.loads(parser.get_parsed_content("text")) == CONFIG["network_def"] | {"kernel_size": 5}
+
+
+def test_metadata_tells_of_the_model_and_whose_weights_it_started_from(configs, tmp_path):
+    bundle = json.loads((MN_CONFIGS / "metadata.json").read_text())
+    (configs / "metadata.json").write_text(json.dumps(bundle))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    names = ["background", "head", "tail"]
+    changes = {"class_names": names, "patch_size": [48, 48, 32], "weights": str(tmp_path / "weights")}
+    content = json.loads(json.dumps(start(configs, **changes).parser.get_parsed_content("metadata")))
+    assert content.pop("pretrained_weights") == {
+        "model_2d": str(tmp_path / "weights"), "license": "cc-by-nc-4.0", "license_restricts_use": True,
+    }
+    image, pred = content["network_data_format"]["inputs"]["image"], content["network_data_format"]["outputs"]["pred"]
+    assert image["spatial_shape"] == pred["spatial_shape"] == [48, 48, 32]
+    assert image["channel_def"] == {"0": "image"}
+    assert (pred["num_channels"], pred["channel_def"]) == (3, {"0": "background", "1": "head", "2": "tail"})
+    assert content.keys() == bundle.keys() and content["version"] == bundle["version"]
+    random = start(configs).parser.get_parsed_content("metadata")["pretrained_weights"]
+    assert random == {"model_2d": None, "license": None, "license_restricts_use": False}

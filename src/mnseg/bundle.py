@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import json
@@ -12,12 +13,13 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from mnseg.errors import UserError, show_user_errors_plainly
-from mnseg.networks.licenses import license_of
+from mnseg.networks.licenses import is_restrictive, license_of
 from mnseg.settings import wrong_settings
 
 __all__ = [
     "MODEL_KEYS",
     "config_text",
+    "model_metadata",
     "model_overlay",
     "refuse_unknown_keys",
     "require_sound_settings",
@@ -116,5 +118,34 @@ def model_overlay(weights: str | None = None) -> dict[str, Any]:
         return {}
     config = parser.get()
     content = {key: config[key] for key in MODEL_KEYS if key in config}
-    content["_pretrained_weights"] = {"model_2d": weights, "license": None if weights is None else license_of(weights)}
+    content["_pretrained_weights"] = _origin(weights)
     return content
+
+
+def model_metadata(weights: str | None = None) -> dict[str, Any]:
+    """The bundle's metadata for the model in training, for those who receive it: its channels, its patch, and the
+    license of the weights that it started from. The content of ``run_dir/metadata.json``; empty outside a config.
+
+    Args:
+        weights: as for ``model_overlay``.
+    """
+    parser = _calling(ConfigParser)
+    meta = {} if parser is None else copy.deepcopy(parser.get().get("_meta_") or {})
+    if not meta:
+        return {}
+    config = {key: parser.get_parsed_content(key) for key in MODEL_KEYS if key in parser.get()}
+    names = [str(name) for name in config.get("class_names", ())]
+    formats = meta.get("network_data_format", {})
+    for kind, channels in (("inputs", ["image"] * config.get("in_channels", 0)), ("outputs", names)):
+        for entry in formats.get(kind, {}).values():
+            entry["spatial_shape"] = list(config.get("patch_size", config.get("image_size", entry["spatial_shape"])))
+            if kind == "outputs" or len(channels) != entry["num_channels"]:
+                entry["num_channels"] = len(channels)
+                entry["channel_def"] = {str(index): channel for index, channel in enumerate(channels)}
+    meta["pretrained_weights"] = _origin(weights)
+    return meta
+
+
+def _origin(weights: str | None) -> dict[str, Any]:
+    licence = None if weights is None else license_of(weights)
+    return {"model_2d": weights, "license": licence, "license_restricts_use": is_restrictive(licence)}

@@ -172,7 +172,10 @@ def test_monais_property_check_finds_nothing(unbroken, data, tmp_path):
 
 def test_everything_is_written(unbroken):
     run_dir = unbroken.run_dir
-    assert {p.name for p in run_dir.iterdir()} >= {"history.jsonl", "model.json", "models", "tensorboard"}
+    written = {"history.jsonl", "metadata.json", "model.json", "models", "tensorboard"}
+    assert {p.name for p in run_dir.iterdir()} >= written
+    metadata = json.loads((run_dir / "metadata.json").read_text())
+    assert metadata["pretrained_weights"]["license"] is None and metadata["name"] == "mn_cotraining"
     assert {p.name for p in (run_dir / "models").iterdir()} == {"model.pt", "model_best.pt", "checkpoint.pt"}
     assert list((run_dir / "tensorboard").glob("events*"))
     network = unbroken.workflow.parser.get_parsed_content("network")

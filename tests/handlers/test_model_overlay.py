@@ -1,4 +1,4 @@
-"""model.json is written when a run starts, and only then."""
+"""model.json and metadata.json are written when a run starts, and only then."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def test_written_at_the_start(make_engine, tmp_path):
     assert not (tmp_path / "run").exists()
     engine.run([0, 1], max_epochs=1)
     assert json.loads((tmp_path / "run" / "model.json").read_text()) == {"lite": True}
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["model.json"]
+
+
+def test_metadata_beside_it(make_engine, tmp_path):
+    engine = make_engine()
+    ModelOverlayHandler(tmp_path, {"lite": True}, {"version": "1"}).attach(engine)
+    engine.run([0, 1], max_epochs=1)
+    assert json.loads((tmp_path / "metadata.json").read_text()) == {"version": "1"}
 
 
 def test_a_refused_run_leaves_the_old_one(make_engine, tmp_path):
