@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from mnseg.distributed import gather, share_buffers, unwrap
-from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, raise_errors_again
+from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, fetch, raise_errors_again
 from mnseg.engines.stages import ROLES, Role, stage_of, student_of, teacher_of
 from mnseg.errors import UserError
 from mnseg.losses import CoTrainingLoss, LossParts
@@ -186,7 +188,8 @@ class CoTrainer(SupervisedTrainer):
         network, optimizer, scaler = self.networks[name].train(), self.optimizers[name], self.scalers[name]
         optimizer.zero_grad(set_to_none=True)
         batch_size, b_l = image.shape[0], label.shape[0]
-        sums, counts = {"labeled": 0.0, "unlabeled": 0.0}, {"labeled": 0, "unlabeled": 0}
+        sums: dict[str, Tensor] = {}
+        counts: Counter[str] = Counter()
         positions = self._slice_positions(unwrap(network), image) if name == "2d" and self.slice_stride > 1 else None
         if positions is not None:
             axis = 2 + unwrap(network).slice_axis
@@ -200,15 +203,17 @@ class CoTrainer(SupervisedTrainer):
                 with self.autocast():
                     logits = network(image[chunk]) if positions is None else network(image[chunk], positions)
                 loss = self.loss(logits, part_label, part_pseudo, part_ignored)
-                self._require_finite(loss.total, name, "loss")
                 share = (chunk.stop - chunk.start) / batch_size
                 scaler.scale(loss.total * share).backward()
             _accumulate(sums, counts, loss)
         scaler.unscale_(optimizer)
-        self._check_gradient(optimizer, name)
+        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        norm = clip_gradient(parameters, self.max_grad_norm)
+        found = fetch(sums | {"norm": norm})
+        self._require_finite(found, name)
         scaler.step(optimizer)
         scaler.update()
-        return {f"loss_{kind}_{name}": sums[kind] / counts[kind] for kind in sums if counts[kind]}
+        return {f"loss_{kind}_{name}": found[kind] / count for kind, count in counts.items()}
 
     def _slice_positions(self, network: nn.Module, image: Tensor) -> Tensor:
         """Every ``slice_stride``-th slice, from an offset that is drawn anew each step."""
@@ -216,22 +221,18 @@ class CoTrainer(SupervisedTrainer):
         offset = int(torch.randint(min(self.slice_stride, depth), ()))
         return torch.arange(offset, depth, self.slice_stride, device=image.device)
 
-    def _check_gradient(self, optimizer: Optimizer, name: str) -> None:
-        """Clip, and refuse a gradient that would spoil the weights though the loss was finite."""
-
-        def check(norm: Tensor) -> None:
-            if self.amp_dtype is not torch.float16:  # there the scaler skips such a step and lowers its scale
-                self._require_finite(norm, name, "gradient")
-
-        clip_gradient((p for group in optimizer.param_groups for p in group["params"]), self.max_grad_norm, check)
-
-    def _require_finite(self, value: Tensor, name: str, what: str) -> None:
-        if torch.isfinite(value):
+    def _require_finite(self, found: Mapping[str, float], name: str) -> None:
+        """Refuse a loss or a gradient that would spoil the weights, before the optimizer's step."""
+        broken = {what: value for what, value in found.items() if not math.isfinite(value)}
+        if self.amp_dtype is torch.float16:  # there the scaler skips a step without a gradient and lowers its scale
+            broken.pop("norm", None)
+        if not broken:
             return
+        what, value = "gradient" if set(broken) == {"norm"} else "loss", next(iter(broken.values()))
         # Loss and gradient are the joint batch's, so all processes come here, each with its part of the batch.
         cases = ", ".join(str(case) for cases in gather(list(self.state.batch["case"])) for case in cases)
         raise NonFiniteLossError(
-            f"The {name.upper()} network's {what} is {float(value)} at epoch {self.state.epoch}, iteration "
+            f"The {name.upper()} network's {what} is {value} at epoch {self.state.epoch}, iteration "
             f"{self.state.iteration} (cases {cases}): look at these scans with `mnseg check`, lower the learning rate, "
             "or set amp_dtype to null."
         )
@@ -244,13 +245,14 @@ def _without_exchange(network: nn.Module, wanted: bool) -> contextlib.AbstractCo
     return contextlib.nullcontext()
 
 
-def _accumulate(sums: dict[str, float], counts: dict[str, int], loss: LossParts) -> None:
-    if loss.labeled is not None:
-        sums["labeled"] += float(loss.labeled.detach()) * loss.num_labeled
-        counts["labeled"] += loss.num_labeled
-    if loss.unlabeled is not None:
-        sums["unlabeled"] += float(loss.unlabeled.detach()) * loss.num_unlabeled
-        counts["unlabeled"] += loss.num_unlabeled
+def _accumulate(sums: dict[str, Tensor], counts: Counter[str], loss: LossParts) -> None:
+    """Add the parts of a loss, each times its patches, where they are computed."""
+    for kind, part, number in (
+        ("labeled", loss.labeled, loss.num_labeled), ("unlabeled", loss.unlabeled, loss.num_unlabeled)
+    ):  # fmt: skip
+        if part is not None:
+            sums[kind] = sums.get(kind, 0) + part.detach().float() * number
+            counts[kind] += number
 
 
 def _check_settings(

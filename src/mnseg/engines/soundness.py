@@ -1,30 +1,35 @@
-"""What trainers share to stop in time: errors that handlers do not swallow, and the gradient's norm, looked at once."""
+"""What trainers share to stop in time: errors that handlers do not swallow, and one look at what a step gave."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 
+import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from mnseg.errors import UserError
 
-__all__ = ["NonFiniteLossError", "clip_gradient", "raise_errors_again"]
+__all__ = ["NonFiniteLossError", "clip_gradient", "fetch", "raise_errors_again"]
 
 
 class NonFiniteLossError(UserError):
     """Loss or gradient became NaN or infinite; raised before the optimizer's step: the weights are still sound."""
 
 
-def clip_gradient(
-    parameters: Iterable[nn.Parameter], max_norm: float | None, check: Callable[[Tensor], None]
-) -> None:
-    """Give the norm of all gradients to ``check``, which may raise; then clip to ``max_norm``, unless it is None."""
+def clip_gradient(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Clip the gradients to the norm ``max_norm``, unless it is None. Returns the norm before, left on the device."""
     trained = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in trained])
-    check(norm)
     if max_norm is not None:
         nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
+    return norm
+
+
+def fetch(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """Tensors of one element as floats, brought from the device together: the host waits for it once."""
+    values = torch.stack([value.detach().float().reshape(()) for value in scalars.values()])
+    return dict(zip(scalars, values.tolist(), strict=True))
 
 
 def raise_errors_again(engine: Engine) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, raise_errors_again
+from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, fetch, raise_errors_again
 from mnseg.losses import SupervisedLoss
 from mnseg.mining.training.schedules import Schedule
 
@@ -97,18 +98,20 @@ class MiningTrainer(SupervisedTrainer):
         if self.state.num_unlabeled:
             losses["loss_unlabeled_2d"] = self.loss_function(logits[num_labeled:], label[num_labeled:])
             total = total + self.schedule.weight(self.state.epoch) * losses["loss_unlabeled_2d"]
-        self._require_finite(total, "loss")
         total.backward()
-        clip_gradient(
-            self.network.parameters(), self.max_grad_norm, lambda norm: self._require_finite(norm, "gradient")
-        )
+        norm = clip_gradient(self.network.parameters(), self.max_grad_norm)
+        found = fetch(losses | {"norm": norm})
+        self._require_finite(found)
         self.optimizer.step()
         self.state.unlabeled_seen += self.state.num_unlabeled
-        return {name: float(value.detach()) for name, value in losses.items()}
+        return {name: found[name] for name in losses}
 
-    def _require_finite(self, value: Tensor, what: str) -> None:
-        if not torch.isfinite(value):
+    def _require_finite(self, found: Mapping[str, float]) -> None:
+        broken = {name: value for name, value in found.items() if not math.isfinite(value)}
+        if broken:
+            what = "gradient" if set(broken) == {"norm"} else "loss"
             raise NonFiniteLossError(
-                f"The {what} is {float(value.detach())} at epoch {self.state.epoch}, iteration {self.state.iteration} "
-                f"(cases {', '.join(self.state.batch['case'])}): look at these images, or lower the learning rate."
+                f"The {what} is {next(iter(broken.values()))} at epoch {self.state.epoch}, iteration "
+                f"{self.state.iteration} (cases {', '.join(self.state.batch['case'])}): look at these images, or lower "
+                "the learning rate."
             )
