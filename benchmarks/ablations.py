@@ -2,7 +2,7 @@
 
     python benchmarks/ablations.py --scale tiny                                        # phantom, two minutes a row
     python benchmarks/ablations.py --scale lite --data DATA --weights WEIGHTS --jobs 2
-    python benchmarks/ablations.py --scale full --data DATA --weights WEIGHTS --minutes 9   # a GPU; repeat it
+    python benchmarks/ablations.py --scale full --data DATA --weights WEIGHTS --minutes 9 --bring-home OUT  # a GPU
 
 Every row and seed is one ``python -m monai.bundle run``; what is finished is not trained again, what was stopped goes
 on, also behind ``--minutes``, so that a machine that is lent for a while is enough: the same command is repeated until
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from bench_common import ROOT, errors_in_words, quiet
+from bring_home import bring_home
 from matplotlib.figure import Figure
 from measure import NETWORKS, evaluate
 from protocols import PROTOCOLS, make_datalist
@@ -224,6 +225,9 @@ def run(args: argparse.Namespace) -> int:
         atomic_write(args.out / "ablations.md", lambda path: path.write_text(text))
         plot(results, args.out / "ablations.png")
         print(text)
+    for row, seed in jobs if args.bring_home else ():
+        if (weights := run_dir(args, row, seed) / "models" / "model.pt").exists():
+            bring_home(weights, args.bring_home / f"{args.scale}_{row}_seed{seed}_g.pt")
     print(f"{len(jobs) - len(left)} of {len(jobs)} have finished" + (f"; left: {', '.join(left)}" if left else ""))
     return int(any(codes) or bool(left))
 
@@ -240,6 +244,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", metavar="FILE", help="default: the scale's")
     parser.add_argument("--extra", default="", metavar="'KEY=VALUE …'", help="settings of every row")
     parser.add_argument("--minutes", type=float, help="stop trainings after so long; the next call goes on")
+    parser.add_argument("--bring-home", type=Path, metavar="DIR", help="put each finished g there in bfloat16")
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default: 1)")
     parser.add_argument("--table-only", action="store_true", help="train nothing, show what has finished")

@@ -1,6 +1,7 @@
 """Seconds per training step and per validation volume, with the share of time spent waiting for data.
 
     python benchmarks/step.py                                  # phantom data, a tiny random 2D network
+    python benchmarks/step.py --floor                          # and the least time that each could take
     python benchmarks/step.py --config configs/datasets/la.json configs/recipes/cpu.json \\
         --datalist la.json --dataset-dir DATA --model-2d WEIGHTS --set amp_dtype=bfloat16
 
@@ -18,16 +19,20 @@ from typing import Any
 
 import torch
 from bench_common import hardware, open_bundle, overrides_of, quiet
+from floor import StepCounts, floor_of, measured_rates
+from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
 from mnseg.data.datalist import load_datalist, write_datalist
 from mnseg.data.phantom import write_phantom_dataset
+from mnseg.distributed import unwrap
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 from mnseg.networks.pretrained import TINY_SEGFORMER
 from mnseg.planning.clock import StepClock
 from mnseg.planning.steps import Kind, MeasuredSteps
 
+EVALUATORS = {"validation volume, 3D": "validate::evaluator", "validation volume, 2D": "validate::evaluator_2d"}
 DEFAULT_OVERLAYS = ["configs/datasets/phantom.json", "configs/recipes/cpu.json"]
 
 
@@ -49,8 +54,12 @@ def step_kinds(num_unlabeled: int) -> list[Kind]:
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the benchmark; intermediate files go to ``folder``."""
     parser, kinds, info = open_short(args, folder)
+    counts = _attach_counts(parser, kinds) if args.floor else None
     rows = timed(parser, kinds, args)
     print("\n".join(["", line(None), *map(line, rows)]))
+    if counts is not None:
+        info |= {"rates": add_floors(rows, counts, parser)}
+        print("\n".join(["", floor_line(None), *map(floor_line, rows)]))
     return info | {"rows": rows}
 
 
@@ -86,11 +95,44 @@ def timed(parser: ConfigParser, kinds: list[Kind], args: argparse.Namespace) -> 
     return steps.rows + [clock.row(name, args.warmup_volumes) for name, clock in clocks.items()]
 
 
+def _attach_counts(parser: ConfigParser, kinds: list[Kind]) -> list[StepCounts]:
+    """Counters of the trainer's steps and of both evaluators' volumes."""
+    trainer, get = parser.get_parsed_content("train::trainer"), parser.get_parsed_content
+    networks = {"3d": unwrap(get("network")), "2d": unwrap(get("network_2d"))}
+
+    def learning(engine: Engine) -> list[torch.nn.Module]:
+        student = kinds[engine.state.epoch - 1].student
+        return [network for name, network in networks.items() if student in ("both", name)]
+
+    def taking_part(engine: Engine) -> list[torch.nn.Module]:
+        return learning(engine) if not kinds[engine.state.epoch - 1].num_unlabeled else list(networks.values())
+
+    counts = [StepCounts(lambda engine: kinds[engine.state.epoch - 1].name, learning, taking_part)]
+    counts[0].attach(trainer)
+    for name, key in EVALUATORS.items():
+        network = networks["2d" if key.endswith("2d") else "3d"]
+        counts.append(StepCounts(lambda _, name=name: name, lambda _: [], lambda _, network=network: [network]))
+        counts[-1].attach(get(key))
+    return counts
+
+
+def add_floors(rows: list[dict[str, Any]], counts: list[StepCounts], parser: ConfigParser) -> dict[str, Any]:
+    """Put operations, bytes, floor and the operators' shares into the rows. Returns the device's rates."""
+    device, amp = parser.get_parsed_content("device"), parser.get_parsed_content("amp_dtype")
+    rates = measured_rates(device, getattr(torch, amp or "float32"))
+    counted = {name: row for count in counts for name, row in count.rows.items()}
+    for row in rows:
+        found = counted[row["name"]]
+        row |= floor_of(found, rates) | {"operations": found.operations, "bytes": found.bytes, "shares": found.shares}
+    print(f"\n{rates.dtype}: {rates.operations / 1e9:.0f} GFLOP/s, {rates.bandwidth / 1e9:.1f} GB/s")
+    return vars(rates)
+
+
 def _validation_clocks(parser: ConfigParser, device: torch.device, has_validation: bool) -> dict[str, StepClock]:
     if not has_validation:
         return {}
-    clocks = {"validation volume, 3D": "validate::evaluator", "validation volume, 2D": "validate::evaluator_2d"}
-    for name, key in clocks.items():
+    clocks: dict[str, StepClock] = {}
+    for name, key in EVALUATORS.items():
         clocks[name] = StepClock(device)
         clocks[name].attach(parser.get_parsed_content(key))
     return clocks
@@ -153,6 +195,17 @@ def line(row: dict[str, Any] | None) -> str:
     )
 
 
+def floor_line(row: dict[str, Any] | None) -> str:
+    """A line of the second table; None: its head."""
+    if row is None:
+        return f"{'':26} {'GFLOP':>8} {'GB':>7} {'floor':>8} {'measured/floor':>15}  operators' own time"
+    shares = ", ".join(f"{kind} {share:.0%}" for kind, share in (row["shares"] or {}).items() if share >= 0.005)
+    return (
+        f"{row['name']:26} {row['operations'] / 1e9:8.1f} {row['bytes'] / 1e9:7.2f} {row['floor_s']:8.4f} "
+        f"{row['median_s'] / row['floor_s']:15.2f}  {shares}"
+    )
+
+
 def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="*", default=DEFAULT_OVERLAYS, metavar="FILE", help="overlays of train.json")
@@ -166,6 +219,7 @@ def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser.add_argument("--unlabeled-cases", type=int, default=8, help="unlabeled scans taken from the datalist")
     parser.add_argument("--volumes", type=int, default=3, help="measured validation volumes (default: 3)")
     parser.add_argument("--warmup-volumes", type=int, default=1, help="volumes before measuring (default: 1)")
+    parser.add_argument("--floor", action="store_true", help="count operations and bytes, and measure the device")
     parser.add_argument("--threads", type=int, help="torch's CPU threads")
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers here too")
@@ -175,6 +229,8 @@ def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
+    if args.floor:  # the first step is counted, the second profiled: neither is timed
+        args.warmup, args.warmup_volumes = max(args.warmup, 2), max(args.warmup_volumes, 2)
     try:
         with tempfile.TemporaryDirectory(prefix="mnseg_step_") as folder:
             result = measure(args, Path(folder))

@@ -10,7 +10,9 @@ from argparse import Namespace
 import ablations
 import pytest
 import rows
+import torch
 from ablations import ROWS, SCALES, jobs_of, main, rows_of
+from bring_home import bring_home
 
 from mnseg.errors import UserError
 
@@ -63,13 +65,26 @@ def test_a_stopped_comparison_goes_on(tmp_path, capsys):
     argv = ["--scale", "tiny", "--rows", "supervised", "mn", "--out", str(tmp_path), "--extra", TINY, "--jobs", "2"]
     assert main([*argv, "--minutes", "0"]) == 1, "no time at all"
     assert "0 of 2 have finished; left: supervised, seed 0, mn, seed 0" in capsys.readouterr().out
-    assert main(argv) == 0
+    assert main([*argv, "--bring-home", str(tmp_path / "home")]) == 0
     assert "2 of 2 have finished" in capsys.readouterr().out
     found = list(csv.DictReader((tmp_path / "ablations.csv").open()))
     assert {(x["row"], x["network"]) for x in found} == {(r, n) for r in ("supervised", "mn") for n in ("g", "f")}
     assert len(found) == 4 * 8 * 3, "networks, test scans, structures"
     assert "| M&N | g | 1 |" in (tmp_path / "ablations.md").read_text()
     assert (tmp_path / "ablations.png").stat().st_size > 5000
+    home = torch.load(tmp_path / "home" / "tiny_mn_seed0_g.pt", weights_only=True)
+    trained = torch.load(tmp_path / "seed_0" / "mn" / "models" / "model.pt", weights_only=True)
+    assert home.keys() == trained.keys()
+    for name, value in trained.items():
+        torch.testing.assert_close(home[name].float(), value.float(), rtol=2**-8, atol=0)
+
+
+def test_what_is_too_large_to_bring_home_is_not_written(tmp_path):
+    torch.save({"weight": torch.ones(100), "steps": torch.tensor(3)}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match="more than 0 MiB"):
+        bring_home(tmp_path / "model.pt", tmp_path / "home.pt", limit=207)
+    assert not (tmp_path / "home.pt").exists()
+    assert torch.load(bring_home(tmp_path / "model.pt", tmp_path / "home.pt", limit=208))["steps"] == 3
 
 
 def test_a_command_is_stopped_at_its_time(tmp_path):

@@ -1,0 +1,56 @@
+"""floor.py: operations, bytes and rates against values counted by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import step
+import torch
+from floor import Counted, Rates, StepCounts, floor_of, measured_rates
+from ignite.engine import Engine
+from torch import nn
+
+
+def test_floor_is_the_slower_of_both():
+    rates = Rates("float32", operations=100.0, bandwidth=10.0)
+    assert floor_of(Counted(operations=50, saved_bytes=1, weight_bytes=1), rates)["floor_s"] == 0.5
+    assert floor_of(Counted(operations=50, saved_bytes=4, weight_bytes=2), rates) == {
+        "operations_s": 0.5, "bytes_s": 1.0, "floor_s": 1.0,
+    }  # fmt: skip
+
+
+def test_rates_are_of_this_machine():
+    rates = measured_rates(torch.device("cpu"), torch.float32)
+    assert 1e9 < rates.operations < 1e13 and 1e8 < rates.bandwidth < 1e12
+
+
+def test_a_convolution_and_its_backward_by_hand():
+    """2 -> 3 channels, 1x1x1, on 4x4x4 voxels; the input needs no gradient: twice 2*2*3*64 operations."""
+    network = nn.Conv3d(2, 3, 1, bias=False)
+    frozen = nn.Conv3d(2, 2, 1, bias=False).requires_grad_(False)
+    image = torch.randn(1, 2, 4, 4, 4)
+    engine = Engine(lambda _, __: network(image).sum().backward())
+    counts = StepCounts(lambda _: "step", lambda _: [network], lambda _: [network, frozen])
+    counts.attach(engine)
+    engine.run(range(2), max_epochs=1)
+    row = counts.rows["step"]
+    assert row.operations == 2 * (2 * 2 * 3 * 64)
+    assert row.saved_bytes == image.numel() * 4, "the weight is counted apart"
+    assert row.weight_bytes == 6 * 4 * 10 + 4 * 4 * 2
+    assert row.shares is not None and sum(row.shares.values()) == pytest.approx(1)
+
+
+def test_every_kind_of_step_has_a_floor(tmp_path, capsys):
+    out = tmp_path / "out.json"
+    tiny = ["network_def#features=[4, 4, 8, 8, 16, 4]", "batch_size=3"]
+    argv = ["--steps", "1", "--unlabeled", "2", "--unlabeled-cases", "2", "--volumes", "1", "--device", "cpu"]
+    assert step.main([*argv, "--floor", "--set", *tiny, "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    rows = {row["name"]: row for row in found["rows"]}
+    assert len(rows) == 7 and all(0 < row["floor_s"] < row["median_s"] for row in rows.values())
+    both, alone = rows["labeled step, both"], [rows[f"labeled step, {name} alone"] for name in ("3D", "2D")]
+    assert both["operations"] == sum(row["operations"] for row in alone)
+    assert rows["3D student, b_u 2"]["operations"] > rows["labeled step, 3D alone"]["operations"]
+    assert found["rates"]["dtype"] == "float32"
+    assert "measured/floor" in capsys.readouterr().out
