@@ -100,6 +100,7 @@ RULES: dict[str, Rule] = {
     "slice_scale": _number(0, open_low=True),
     "slice_stride": _whole(1),
     "slice_chunk": _whole(1),
+    "mix_share": _or_null(_number(0, 1, open_low=True, open_high=True)),
     "recalibrate_batches": _whole(0),
     "cache_rate": _number(0, 1),
     "cache_gb": _number(0, open_low=True),

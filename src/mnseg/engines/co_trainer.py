@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from mnseg.distributed import gather, share_buffers, unwrap
+from mnseg.engines.mixing import BoxMix
 from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, fetch, raise_errors_again
 from mnseg.engines.stages import ROLES, Role, stage_of, student_of, teacher_of
 from mnseg.errors import UserError
@@ -68,6 +69,7 @@ class CoTrainer(SupervisedTrainer):
         slice_stride: the 2D network learns from every so many-th slice of a patch, with a random offset each step; as a
             teacher it always sees all slices. Neighboring slices are much alike, so that its gradient hardly changes
             while its step costs ``slice_stride`` times less. 1: all slices (the paper).
+        mix: exchanges voxels between labeled and unlabeled patches of a student's batch, behind the teacher; None: no.
         amp_dtype: None (full precision), "bfloat16" or "float16".
         max_grad_norm: gradients are clipped to this norm; None: not clipped.
         epoch_length: batches an epoch.
@@ -93,6 +95,7 @@ class CoTrainer(SupervisedTrainer):
         teacher_3d: nn.Module | None = None,
         micro_batch_size: int | None = None,
         slice_stride: int = 1,
+        mix: BoxMix | None = None,
         amp_dtype: str | None = None,
         max_grad_norm: float | None = None,
         epoch_length: int | None = None,
@@ -122,6 +125,7 @@ class CoTrainer(SupervisedTrainer):
         self.roles = roles
         self.micro_batch_size = micro_batch_size
         self.slice_stride = slice_stride
+        self.mix = mix
         self.amp_dtype = None if amp_dtype is None else AMP_DTYPES[amp_dtype]
         self.max_grad_norm = max_grad_norm
         # Loss scaling is for float16, whose range is small; bfloat16 has float32's.
@@ -165,6 +169,8 @@ class CoTrainer(SupervisedTrainer):
         else:
             num_unlabeled = image.shape[0] - label.shape[0]
             pseudo = self._teach(teacher_of(student, self.roles), image[label.shape[0] :]) if num_unlabeled else None
+            if pseudo is not None and self.mix is not None:
+                image, pseudo = self.mix(image, label, pseudo, ignored)
             losses = self._update(student, image, label, pseudo, ignored)
             self.state.unlabeled_seen += joint_count(num_unlabeled, image.device)
         return losses
