@@ -1,6 +1,7 @@
 """The rows of the paper's Table 4 and the baselines that make its claims fair, at one of three scales.
 
     python benchmarks/ablations.py --scale tiny                                        # phantom, two minutes a row
+    python benchmarks/ablations.py --scale tiny --ingredients                          # what a recipe may be made of
     python benchmarks/ablations.py --scale lite --data DATA --weights WEIGHTS --jobs 2
     python benchmarks/ablations.py --scale full --data DATA --weights WEIGHTS --minutes 9 --bring-home OUT  # a GPU
 
@@ -51,6 +52,18 @@ ROWS = {
     "mean_teacher": ("Mean Teacher", None),
     "two_3d_networks": ("two 3D networks", None),
 }
+# What the recipe may be made of, each alone on top of M&N (configs/ingredients/).
+INGREDIENTS = {
+    "moving_average": ("moving average of g is the product", None),
+    "averaged_teacher": ("the moving average teaches, too", None),
+    "certain_voxels": ("pseudo-masks where the teacher is certain", None),
+    "mixed_patches": ("boxes exchanged with labeled patches", None),
+    "strong_augmentation": ("stronger augmentation", None),
+    "more_foreground": ("more crops at the foreground", None),
+    "neighboring_slices": ("neighboring slices as channels", None),
+    "larger_batch": ("batch of 8", None),
+}
+ALL_ROWS = ROWS | INGREDIENTS
 METRICS = {"dice": ("Dice %", 100), "jaccard": ("Jaccard %", 100), "hd95_voxel": ("HD95", 1), "asd_voxel": ("ASD", 1)}
 Results = Mapping[tuple[str, str], Mapping[int, Sequence[dict[str, str]]]]
 
@@ -95,14 +108,14 @@ SCALES = {
 
 
 def rows_of(scale: Scale, wanted: Sequence[str] | None) -> list[str]:
-    """Rows of a scale; ``wanted`` None: all that it has.
+    """Rows of a scale; ``wanted`` None: all of the table that it has; ingredients are asked for by name.
 
     Raises:
         UserError: for a row that does not exist or cannot be trained at this scale.
     """
     for row in wanted or ():
-        if row not in ROWS:
-            raise UserError(f"There is no row '{row}': give some of {', '.join(ROWS)}.")
+        if row not in ALL_ROWS:
+            raise UserError(f"There is no row '{row}': give some of {', '.join(ALL_ROWS)}.")
         if row in scale.left_out:
             raise UserError(f"The row '{row}' {scale.left_out[row]}: it cannot be trained at this scale.")
     return list(wanted or [row for row in ROWS if row not in scale.left_out])
@@ -159,9 +172,9 @@ def as_markdown(results: Results, args: argparse.Namespace, left_out: Mapping[st
     for (row, network), by_seed in results.items():
         values = [spread(list(over_seeds(by_seed, metric).values()), scale) for metric, (_, scale) in METRICS.items()]
         price = cost(run_dir(args, row, next(iter(by_seed))))
-        body.append([ROWS[row][0], network, str(len(by_seed)), *values, _against_mn(results, row, network),
+        body.append([ALL_ROWS[row][0], network, str(len(by_seed)), *values, _against_mn(results, row, network),
                      price[network], price["cpu"]])  # fmt: skip
-    missing = [f"{ROWS[row][0]}: {why}" for row, why in left_out.items()]
+    missing = [f"{ALL_ROWS[row][0]}: {why}" for row, why in left_out.items()]
     text = "Mean ± sd over cases of the mean over seeds; differences paired by case with a 95 % bootstrap interval.\n\n"
     return text + markdown(head, body) + ("\n\nNot measured: " + "; ".join(missing) + ".\n" if missing else "\n")
 
@@ -174,7 +187,7 @@ def _against_mn(results: Results, row: str, network: str) -> str:
 
 def plot(results: Results, path: Path) -> None:
     """Dice of ``g``, row by row: mean of each seed, and the mean over seeds with the paper's value where it has one."""
-    rows = [row for row in ROWS if (row, "g") in results]
+    rows = [row for row in ALL_ROWS if (row, "g") in results]
     figure = Figure(figsize=(7, 0.4 * len(rows) + 1.2), layout="constrained")
     panel = figure.subplots()
     for height, row in enumerate(reversed(rows)):
@@ -183,7 +196,7 @@ def plot(results: Results, path: Path) -> None:
                  for seed, found in by_seed.items()]  # fmt: skip
         panel.scatter([100 * value for value in seeds], [height] * len(seeds), color="tab:blue", s=18)
         panel.scatter([100 * sum(seeds) / len(seeds)], [height], marker="|", color="black", s=160)
-    panel.set_yticks(range(len(rows)), [ROWS[row][0] for row in reversed(rows)])
+    panel.set_yticks(range(len(rows)), [ALL_ROWS[row][0] for row in reversed(rows)])
     panel.set_xlabel("Dice of g, % (dots: seeds; line: their mean)")
     panel.grid(axis="x", alpha=0.3)
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
@@ -213,7 +226,7 @@ def prepare(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, measure, write. Returns the exit code: 0 when nothing is left to train."""
     scale = SCALES[args.scale]
-    rows = rows_of(scale, args.rows)
+    rows = rows_of(scale, ["mn", *INGREDIENTS] if args.ingredients else args.rows)
     prepare(args)
     torch.set_num_threads(args.threads)
     jobs = jobs_of(scale, rows, range(args.seeds))
@@ -237,6 +250,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scale", choices=sorted(SCALES), required=True)
     parser.add_argument("--seeds", type=int, default=1, help="of the rows " + ", ".join(NEEDED) + " (default: 1)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="default: all that the scale has")
+    parser.add_argument("--ingredients", action="store_true", help="rows: M&N, and each ingredient of a recipe alone")
     parser.add_argument("--labels", type=int, help="labeled scans (default: the scale's)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds la/")
     parser.add_argument("--weights", metavar="DIR", help="2D network: local directory or hub id")

@@ -34,7 +34,7 @@ ABLATIONS = {
 
 
 def ablation_of(row: str) -> str | None:
-    """Overlay of a row; any file of configs/ablations/ or configs/networks/ is a row.
+    """Overlay of a row; any file of configs/ablations/, networks/ or ingredients/ is a row.
 
     Raises:
         UserError: for a row without one.
@@ -42,11 +42,11 @@ def ablation_of(row: str) -> str | None:
     name = ABLATIONS.get(row, row)
     if name is None:
         return None
-    paths = [f"configs/{folder}/{name}.json" for folder in ("ablations", "networks")]
+    paths = [f"configs/{folder}/{name}.json" for folder in ("ablations", "networks", "ingredients")]
     found = [path for path in paths if (ROOT / path).is_file()]
     if not found:
         known = ", ".join(ABLATIONS)
-        raise UserError(f"There is no row '{row}': give {known} or a file of configs/ablations, configs/networks.")
+        raise UserError(f"There is no row '{row}': give {known} or a file of configs/ablations, networks, ingredients.")
     return found[0]
 
 

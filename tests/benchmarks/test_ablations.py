@@ -32,6 +32,13 @@ def test_every_row_of_a_scale_has_an_overlay_and_what_is_left_out_a_reason(name)
     assert all(scale.left_out.values())
 
 
+def test_every_ingredient_is_an_overlay_and_alone():
+    files = {path.stem for path in (rows.ROOT / "configs" / "ingredients").glob("*.json")}
+    assert files == set(ablations.INGREDIENTS)
+    assert rows_of(SCALES["tiny"], ["mn", *ablations.INGREDIENTS]) == ["mn", *ablations.INGREDIENTS]
+    assert not files & set(rows_of(SCALES["tiny"], None))
+
+
 def test_unknown_and_impossible_rows_are_named():
     with pytest.raises(UserError, match="no row 'mnn'"):
         rows_of(SCALES["lite"], ["mnn"])

@@ -28,7 +28,8 @@ from one_thread import one_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "mn_cotraining" / "configs"
-OVERLAYS = [path for kind in ("ablations", "recipes") for path in sorted((ROOT / "configs" / kind).glob("*.json"))]
+KINDS = ("ablations", "ingredients", "recipes")
+OVERLAYS = [path for kind in KINDS for path in sorted((ROOT / "configs" / kind).glob("*.json"))]
 LABELED, UNLABELED = 2, 3
 STAGE_1, STAGE_2, EPOCH_LENGTH, BATCH_SIZE = 2, 6, 2, 4
 # Killed in the first of the two iterations of epoch 6, that is in stage 2; the last checkpoint is that of epoch 4.
