@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mnseg.errors import UserError
 from mnseg.files import atomic_save, atomic_write, stamp_of
 
 KILLED = """
@@ -77,3 +78,14 @@ def test_a_scan_is_stamped_by_all_of_its_files(tmp_path: Path):
     assert not changed(header, single) and not changed(single, header)
     with pytest.raises(OSError, match="gone"):
         stamp_of(tmp_path / "gone.nii")
+
+
+def test_a_full_disk_is_named_as_such(tmp_path, monkeypatch):
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 1457792 vs 1457680")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"model.pt cannot be written: the disk may be full \(\d+ MiB are left\)"):
+        atomic_save({}, tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -58,10 +59,20 @@ def shared_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
 
 
 def atomic_save(content: Any, path: str | Path) -> Path:
-    """``torch.save``, whole or not at all; ``content`` must load with ``weights_only=True``."""
+    """``torch.save``, whole or not at all; ``content`` must load with ``weights_only=True``.
+
+    Raises:
+        UserError: the disk is full; torch words that as a wrong position in its file.
+    """
     import torch  # here, so that commands that save no tensors start quickly
 
-    return atomic_write(path, lambda temporary: torch.save(content, temporary))
+    try:
+        return atomic_write(path, lambda temporary: torch.save(content, temporary))
+    except RuntimeError as error:
+        if "unexpected pos" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        free = shutil.disk_usage(Path(path).parent).free / 2**20
+        raise UserError(f"{path} cannot be written: the disk may be full ({free:.0f} MiB are left).") from error
 
 
 def read_json(path: str | Path, what: str) -> Any:

@@ -19,6 +19,7 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self.label_infos: dict[str, dict] = {}
         for name in ("images", "labels"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
@@ -44,6 +45,9 @@ class FolderStore:
 
     def get_image_uri(self, image_id: str) -> str:
         return str(self.root / "images" / f"{image_id}.nii.gz")
+
+    def get_label_info(self, label_id: str, tag: str) -> dict:
+        return self.label_infos.get(label_id, {})
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         assert tag == "final"

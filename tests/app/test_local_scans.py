@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -68,6 +70,45 @@ def test_a_scan_that_was_away_keeps_what_is_known_of_its_label(scans, folder, tm
     (folder / "labels" / "final" / "a.nii.gz").unlink()
     scans.refresh()
     assert scans.get_labels_by_image_id("a") == {}, "a label that was removed stays away"
+
+
+def test_a_label_that_was_away_keeps_its_author_but_a_newer_one_does_not_get_it(scans, folder, tmp_path_factory):
+    put(scans, "a", b"mask")
+    label, elsewhere = folder / "labels" / "final" / "a.nii.gz", tmp_path_factory.mktemp("away") / "a.nii.gz"
+    shutil.move(label, elsewhere)
+    scans.refresh()
+    assert scans.get_labels_by_image_id("a") == {}
+    shutil.move(elsewhere, label)
+    scans.refresh()
+    assert scans.get_label_info("a", "final")["author"] == "anna"
+    label.unlink()
+    scans.refresh()
+    label.write_bytes(b"somebody else's")
+    os.utime(label, (time.time() + 60, time.time() + 60))
+    scans.refresh()
+    assert "a" in scans.get_labeled_images() and "author" not in scans.get_label_info("a", "final")
+
+
+def test_what_is_away_during_a_whole_start_is_remembered(scans, folder, tmp_path_factory):
+    put(scans, "a", b"mask")
+    scans.update_image_info("a", {"ward": "3"})
+    elsewhere = tmp_path_factory.mktemp("away") / "a.nii.gz"
+    shutil.move(folder / "a.nii.gz", elsewhere)
+    assert "a" not in opened(folder).list_images()  # a server that starts, looks, and is stopped
+    shutil.move(elsewhere, folder / "a.nii.gz")
+    again = opened(folder)
+    assert again.get_label_info("a", "final")["author"] == "anna" and again.get_image_info("a")["ward"] == "3"
+    assert sorted(again.list_images()) == ["a", "b.1", "c"]
+
+
+def test_two_scans_of_one_name_are_told(scans, folder, caplog):
+    shutil.copy(folder / "c.mha", folder / "c.nrrd")
+    with caplog.at_level("WARNING"):
+        scans.refresh()
+        scans.refresh()
+    told = [record.getMessage() for record in caplog.records if "have one name" in record.getMessage()]
+    assert told == ["c.mha and c.nrrd have one name: c.mha is used alone; rename the others"]
+    assert scans.doubles == {"c": ["c.mha", "c.nrrd"]}
 
 
 def test_an_image_is_never_replaced(scans, folder, tmp_path):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.exception import ImageNotFoundException
 
 from lib.durable import durable_write
@@ -43,7 +43,9 @@ class LocalScans(LocalDatastore):
 
     def __init__(self, folder: str | os.PathLike, auto_reload: bool = True) -> None:
         self._guard = threading.RLock()
-        self._away: dict[str, ImageLabelModel] = {}
+        self._away_path = Path(folder) / ".datastore_away.json"
+        self._away = self._read_away(self._away_path)
+        self.doubles: dict[str, list[str]] = {}
         super().__init__(str(folder), extensions=[f"*{ext}" for ext in EXTENSIONS], auto_reload=auto_reload)
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
@@ -88,18 +90,66 @@ class LocalScans(LocalDatastore):
         return super().get_dataset_archive(limit_cases)
 
     def _reconcile_datastore(self) -> None:
-        """Compare the index with the files. What is known of scans that are away is kept: they may be back soon.
+        """Compare the index with the files. What is known of scans and labels that are away is kept, also over a
+        restart: they may be back soon.
 
         A share that was unmounted, or a folder that is being synchronized, must not cost authors and names of labels.
         """
-        before = dict(self._datastore.objects)
+        before = {image_id: (entry, dict(entry.labels)) for image_id, entry in self._datastore.objects.items()}
         super()._reconcile_datastore()
+        self._tell_of_doubles()
         now = self._datastore.objects
-        self._away |= {image_id: entry for image_id, entry in before.items() if image_id not in now}
-        if back := [image_id for image_id in self._away if image_id in now]:
-            for image_id in back:
-                _remember(now[image_id], self._away.pop(image_id))
+        known = self._away.model_dump()
+        for image_id, (entry, labels) in before.items():
+            here = now[image_id].labels if image_id in now else {}
+            gone = {tag: label for tag, label in labels.items() if tag not in here}
+            if gone or image_id not in now:
+                self._away.objects[image_id] = ImageLabelModel(image=entry.image, labels=gone)
+        if self._bring_back():
             self._update_datastore_file()
+        if self._away.model_dump() != known:
+            text = self._away.model_dump_json()
+            durable_write(self._away_path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def _bring_back(self) -> bool:
+        """Give labels that are back what was known of them; whether there were any."""
+        found = False
+        for image_id in [image_id for image_id in self._away.objects if image_id in self._datastore.objects]:
+            entry, earlier = self._datastore.objects[image_id], self._away.objects[image_id]
+            if earlier.image.info.keys() - entry.image.info.keys() and entry.image.ext == earlier.image.ext:
+                entry.image.info, found = {**earlier.image.info, **entry.image.info}, True
+            for tag in [tag for tag in earlier.labels if tag in entry.labels]:
+                found |= self._is_as_before(image_id, tag, entry.labels[tag], earlier.labels.pop(tag))
+            if not earlier.labels:
+                del self._away.objects[image_id]
+        return found
+
+    def _is_as_before(self, image_id: str, tag: str, label: DataModel, earlier: DataModel) -> bool:
+        """Whether it is the same file, which then gets its author back; a newer one is somebody else's label."""
+        path = Path(self._datastore.label_path(tag)) / self._filename(image_id, label.ext)
+        if label.ext != earlier.ext or path.stat().st_mtime > earlier.info.get("ts", 0) + 5:
+            return False
+        label.info = {**label.info, **earlier.info}
+        return True
+
+    def _tell_of_doubles(self) -> None:
+        """Of two scans with one name and different suffixes only one can be seen."""
+        files: dict[str, list[str]] = {}
+        for file in sorted(self._list_files(self._datastore.image_path(), self._extensions)):
+            files.setdefault(self._to_id(file)[0], []).append(file)
+        doubles = {image_id: names for image_id, names in files.items() if len(names) > 1}
+        for image_id in doubles.keys() - self.doubles.keys():
+            used = self._filename(image_id, self._datastore.objects[image_id].image.ext)
+            logger.warning("%s have one name: %s is used alone; rename the others",
+                           " and ".join(doubles[image_id]), used)
+        self.doubles = doubles
+
+    @staticmethod
+    def _read_away(path: Path) -> LocalDatastoreModel:
+        try:
+            return LocalDatastoreModel.model_validate_json(path.read_bytes())
+        except (OSError, ValueError):  # nothing was away, or a file that says nothing
+            return LocalDatastoreModel(name="away", description="labels whose files are away")
 
     def _to_id(self, file: str) -> tuple[str, str]:
         ext = next((ext for ext in EXTENSIONS if file.endswith(ext)), Path(file).suffix)
@@ -129,15 +179,6 @@ class LocalScans(LocalDatastore):
         # A replaced file arrives as another event; what else changes the index is seen by its time stamp.
         if event.src_path == self._datastore_config_path:
             self._init_from_datastore_file()
-
-
-def _remember(entry: ImageLabelModel, earlier: ImageLabelModel) -> None:
-    """Give a scan that is back, and its labels, what was known of them."""
-    pairs = [(entry.image, earlier.image)]
-    pairs += [(label, earlier.labels[tag]) for tag, label in entry.labels.items() if tag in earlier.labels]
-    for new, old in pairs:
-        if new.ext == old.ext:
-            new.info = {**new.info, **old.info}
 
 
 def _copy(source: str | os.PathLike, target: Path) -> None:

@@ -15,7 +15,7 @@ from mnseg.errors import UserError
 __all__ = ["fill_folder", "run_parts", "sha256_of"]
 
 _REQUIRED = ("model.pt", "model.json")
-_OPTIONAL = ("checkpoint.pt", "datalist.json", "scores.json", "history.jsonl")
+_OPTIONAL = ("checkpoint.pt", "datalist.json", "scores.json", "history.jsonl", "predictions.json")
 
 
 def sha256_of(path: str | Path) -> str:
@@ -30,9 +30,9 @@ def sha256_of(path: str | Path) -> str:
 def run_parts(run_dir: Path) -> dict[str, Path]:
     """The files of a finished run as ``{place in the version: file}``.
 
-    model.pt, model.json, checkpoint.pt, datalist.json, scores.json and history.jsonl are looked for in the run's
-    folder, then in its models/; predictions/*.nii.gz and folds/<k>/checkpoint.pt (or folds/<k>/models/checkpoint.pt)
-    are taken where they exist.
+    model.pt, model.json, checkpoint.pt, datalist.json, scores.json, history.jsonl and predictions.json are looked for
+    in the run's folder, then in its models/; predictions/*.nii.gz and folds/<k>/checkpoint.pt (or
+    folds/<k>/models/checkpoint.pt) are taken where they exist.
 
     Raises:
         UserError: model.pt or model.json is missing.

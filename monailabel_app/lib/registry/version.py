@@ -80,6 +80,14 @@ class Version:
         """Folder of masks of cases that the model did not train on: ``<case>.nii.gz``."""
         return self.path / "predictions"
 
+    def predicted_images(self) -> dict[str, str]:
+        """Case -> digest of the image that its mask in ``predictions`` was made of; what is not known is not there."""
+        try:
+            content = json.loads((self.path / "predictions.json").read_bytes())
+            return {str(case): str(digest) for case, digest in content.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
     @property
     def scores(self) -> Path:
         """Disagreement of both networks on the unlabeled scans."""

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 
-from lib.errors import RequestError
+from lib.errors import RequestError, in_words, is_full
 from mnseg.errors import UserError
 
 __all__ = ["install_error_answers"]
@@ -34,9 +34,17 @@ def install_error_answers(api: FastAPI) -> None:
         (MONAILabelException, lambda error: (400, f"{error.msg}.")),
         (json.JSONDecodeError, lambda error: (400, f"A field of the request is no valid JSON: {error}.")),
         (RequestValidationError, lambda error: (422, _first_fault(error))),
+        (OSError, _of_system),
         (Exception, lambda error: (500, f"The server failed ({type(error).__name__}); its log says where.")),
     ):
         api.add_exception_handler(kind, _handler(answer))
+
+
+def _of_system(error: OSError) -> tuple[int, str]:
+    """507 where a disk is full: somebody can do something about that."""
+    if not is_full(error):
+        return 500, f"The server failed ({type(error).__name__}: {in_words(error)}); its log says where."
+    return 507, "The server's disk is full: nothing can be saved. Free some space, then try again."
 
 
 def _handler(answer: Callable[[Any], tuple[int, str]]) -> Callable[[Request, Exception], Any]:

@@ -69,10 +69,14 @@ class Inbox:
 
     def waiting(self) -> list[Submission]:
         """What a killed server left, oldest first. Drafts were never confirmed to anybody and are removed."""
-        if not self.root.is_dir():
-            return []
         for draft in self.root.glob(".*"):
             shutil.rmtree(draft, ignore_errors=True)
+        return self.waiting_folders()
+
+    def waiting_folders(self) -> list[Submission]:
+        """The same while the server runs and drafts are being written."""
+        if not self.root.is_dir():
+            return []
         folders = sorted(folder for folder in self.root.iterdir() if (folder / "facts.json").is_file())
         return [Submission(folder, json.loads((folder / "facts.json").read_bytes())) for folder in folders]
 
@@ -81,3 +85,11 @@ class Inbox:
         hidden = submission.folder.with_name(f".{submission.folder.name}")
         os.rename(submission.folder, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
+
+    def supersede(self, submission: Submission) -> None:
+        """Forget older submissions of the same scan and tag, whose storing failed: they must not come back over it."""
+        mine = (submission.facts.get("image"), submission.facts.get("tag"))
+        for other in self.waiting_folders():
+            older = other.folder.name < submission.folder.name
+            if older and (other.facts.get("image"), other.facts.get("tag")) == mine:
+                self.done(other)

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, UploadFile
 
-from lib.errors import RequestError
+from lib.errors import RequestError, in_words, is_full
 from lib.server.inbox import Inbox, Submission
 from lib.server.known import require_image, require_tag
 from lib.server.plain_json import json_object
 from lib.server.roles import caller
 from lib.server.threads import Pool
 from lib.server.uploads import Params, stored
+from mnseg.data.content_digests import ContentDigests
 from mnseg.errors import UserError
 
 __all__ = ["Submissions", "label_routes"]
@@ -97,8 +98,17 @@ class Submissions:
         accepted = accept_label(file, scan, self.app.app_conf.labels, params.get("label_info"),
                                 int(self.app.app_conf.max_upload_mb * 1e6))
         facts = {"image": image_id, "tag": tag, "author": author, "time": time.time(), "params": dict(params),
-                 "replace": replace, **({"origin": dict(origin)} if origin else {})}
-        return self._store(self.inbox.put(accepted.write, facts))
+                 "replace": replace, **({"origin": dict(origin)} if origin else {}),
+                 "scan": None if self.app.app_conf.is_dicomweb else ContentDigests(self.inbox.root).of(scan)}
+        submission = self.inbox.put(accepted.write, facts)
+        try:
+            return self._store(submission)
+        except OSError as error:
+            logger.exception("the label of %s cannot be stored", image_id)
+            raise RequestError(507 if is_full(error) else 500,
+                               f"The label of {image_id} was received and is kept, but it cannot be stored now "
+                               f"({in_words(error)}): it will be when the server starts again, unless a newer one is "
+                               "saved.") from error
 
     def wait(self) -> None:
         """Return when what is being stored at this moment is stored, and noted."""
@@ -125,6 +135,7 @@ class Submissions:
                 self._require_a_persons_work(submission)
             label_id = self.app.datastore().save_label(image_id, str(submission.mask), tag, self._info(submission))
             edit = self._record(submission) if tag == FINAL else {}
+            self.inbox.supersede(submission)
             self.inbox.done(submission)
         answer = dict(self.app.on_save_label(image_id, label_id) or {})
         return {**answer, **edit, "image": image_id, "label": label_id}
@@ -170,4 +181,6 @@ class Submissions:
         named = [{"name": name, "idx": value} for name, value in indices.items()]
         params = {key: value for key, value in submission.facts["params"].items() if key != "label_info"}
         origin = {"origin": submission.facts["origin"]} if "origin" in submission.facts else {}
-        return {**params, "label_info": named, "author": submission.facts["author"], **origin}
+        # A file may be replaced under its name; a DICOM series keeps its UID.
+        scan = {"scan": submission.facts["scan"]} if submission.facts.get("scan") else {}
+        return {**params, "label_info": named, "author": submission.facts["author"], **scan, **origin}

@@ -16,6 +16,7 @@ from typing import Any
 
 from lib.conf import AppConf
 from lib.errors import RequestError
+from mnseg.data.volume_formats import VOLUME_SUFFIXES
 from mnseg.errors import UserError
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+LABEL_SUFFIXES = sorted(VOLUME_SUFFIXES, key=len, reverse=True)
 
 _locks: dict[Path, Any] = {}  # held as long as the process lives
 
@@ -140,18 +143,30 @@ def publish_first_model(registry: Any, conf: AppConf) -> None:
 
 
 def import_labels(app: Any) -> int:
-    """Take in the labels of a folder, named as the scans; what has a final label already is left alone."""
-    taken = 0
-    files = {path.name.split(".")[0]: path for path in sorted(app.app_conf.import_labels.iterdir()) if path.is_file()}
+    """Take in the labels of a folder, named exactly as the scans; what has a final label already is left alone."""
+    files, taken = _labels_by_name(app.app_conf.import_labels), 0
     labeled = set(app.datastore().get_labeled_images())
-    for image_id in app.datastore().list_images():
-        file = files.get(image_id.split(".")[0])
-        if file is None or image_id in labeled:
-            continue
-        try:
-            app.submissions.take(image_id, file, "final", {}, "imported")
-            taken += 1
-        except RequestError as error:
-            logger.warning("%s is not taken in: %s", file, error.sentence)
+    scans = set(app.datastore().list_images())
+    for name, paths in sorted(files.items()):
+        if name not in scans:
+            logger.warning("%s is not taken in: there is no scan of this name", paths[0])
+        elif len(paths) > 1:
+            logger.warning("%s is not taken in: there is %s too", paths[0], paths[1].name)
+        elif name not in labeled:
+            try:
+                app.submissions.take(name, paths[0], "final", {}, "imported")
+                taken += 1
+            except RequestError as error:
+                logger.warning("%s is not taken in: %s", paths[0], error.sentence)
     logger.info("%d labels were taken in from %s", taken, app.app_conf.import_labels)
     return taken
+
+
+def _labels_by_name(folder: Path) -> dict[str, list[Path]]:
+    """Files without the suffix of their format; a name may hold dots, as dates and DICOM UIDs do."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            suffix = next((suffix for suffix in LABEL_SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
+            found.setdefault(path.name[: len(path.name) - len(suffix)], []).append(path)
+    return found

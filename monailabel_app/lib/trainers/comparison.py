@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lib.trainers.warm_start import trained_of
+from mnseg.data.content_digests import ContentDigests
 
 __all__ = ["Plan", "Task", "plan_comparison"]
+
+UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Plan:
 
     candidate, published: case -> mask; ``published`` is None without a published version.
     images, labels, patients: by case.
+    digests: of the images' bytes, by case: a mask counts for the image that it was made of.
     """
 
     tasks: tuple[Task, ...]
@@ -42,6 +46,7 @@ class Plan:
     images: Mapping[str, str]
     labels: Mapping[str, str]
     patients: Mapping[str, str]
+    digests: Mapping[str, str]
     class_names: tuple[str, ...]
     bundle: Path
     notice: str = ""
@@ -65,7 +70,8 @@ def plan_comparison(
     """Plan for a finished run.
 
     The candidate predicts validation, each fold's model its fold. A case that the published version has no mask of is
-    predicted by its model if that never saw it, else by that of its fold models that never did, else left out.
+    predicted by its model if that never saw it, else by that of its fold models that never did, else left out. So is
+    one whose scan was replaced under its name since the mask was made.
 
     Args:
         run_dir: of the candidate, with model.json, models/ and folds/.
@@ -84,9 +90,10 @@ def plan_comparison(
         tasks.append(Task(folder / "models" / "model.pt", run_dir / "model.json", tuple(fold["predicted"]),
                           run_dir / "predictions"))
     cases = sorted(case for task in tasks for case in task.cases)
+    digests = _digests({case: items[case]["image"] for case in cases}, run_dir)
     old = None
     if published is not None:
-        more, old = _of_published(published, cases, run_dir / "predicted" / published.id)
+        more, old = _of_published(published, digests, run_dir / "predicted" / published.id)
         tasks += more
     return Plan(
         tasks=tuple(task for task in tasks if task.cases),
@@ -95,6 +102,7 @@ def plan_comparison(
         images={case: items[case]["image"] for case in cases},
         labels={case: items[case]["label"] for case in cases},
         patients={case: str(items[case].get("patient", case)) for case in cases},
+        digests=digests,
         class_names=tuple(class_names),
         bundle=bundle,
         notice=f"mnseg {run_dir.name}; not for diagnosis",
@@ -103,13 +111,24 @@ def plan_comparison(
     )
 
 
-def _of_published(published: Any, cases: Iterable[str], folder: Path) -> tuple[list[Task], dict[str, Path]]:
-    trained = trained_of(published.datalist)
+def _digests(images: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Of the images' bytes. What cannot be read has one that no mask was made of; predicting it says why."""
+    digests, found = ContentDigests(folder), {}
+    for case, image in images.items():
+        try:
+            found[case] = digests.of(image)
+        except OSError:
+            found[case] = UNREADABLE
+    return found
+
+
+def _of_published(published: Any, digests: Mapping[str, str], folder: Path) -> tuple[list[Task], dict[str, Path]]:
+    trained, made_of = trained_of(published.datalist), published.predicted_images()
     masks: dict[str, Path] = {}
     missing: dict[Path, list[str]] = {}
-    for case in cases:
+    for case, digest in digests.items():
         stored = published.predictions / f"{case}.nii.gz"
-        if stored.is_file():
+        if stored.is_file() and made_of.get(case) == digest != UNREADABLE:
             masks[case] = stored
             continue
         if trained.seen is not None and case not in trained.seen:

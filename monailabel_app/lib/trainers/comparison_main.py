@@ -45,13 +45,20 @@ def predict(plan: Mapping[str, Any], scratch: Path) -> dict[str, str]:
     return faults
 
 
-def measure(masks: Mapping[str, str], plan: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`CaseResult`s as dicts; a case without a mask has none."""
-    return [
-        measure_case(mask, plan["labels"][case], plan["class_names"], case, plan["patients"][case]).as_dict()
-        for case, mask in sorted(masks.items())
-        if Path(mask).is_file()
-    ]
+def measure(masks: Mapping[str, str], plan: Mapping[str, Any], faults: dict[str, str]) -> list[dict[str, Any]]:
+    """`CaseResult`s as dicts; a case without a mask, or whose label does not fit it, has none."""
+    results = []
+    for case, mask in sorted(masks.items()):
+        if not Path(mask).is_file() or case in faults:
+            continue
+        try:
+            found = measure_case(mask, plan["labels"][case], plan["class_names"], case, plan["patients"][case])
+        except UserError as error:
+            faults[case] = str(error)
+            logger.warning("%s", error)
+        else:
+            results.append(found.as_dict())
+    return results
 
 
 def _predictor(weights: Path, overlay: Path, plan: Mapping[str, Any]) -> Any:
@@ -95,8 +102,8 @@ def main(argv: list[str]) -> None:
     published = plan["published"]
     durable_json(results_file, {
         "version": plan["version"],
-        "candidate": measure(plan["candidate"], plan),
-        "published": None if published is None else measure(published, plan),
+        "candidate": measure(plan["candidate"], plan, faults),
+        "published": None if published is None else measure(published, plan, faults),
         "faults": faults,
     })  # fmt: skip
 

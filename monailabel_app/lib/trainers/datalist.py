@@ -13,6 +13,7 @@ from typing import Any
 
 from lib.registry.parts import sha256_of
 from lib.trainers.split import Fold, Scan, Split, make_folds, patient_of, split_scans
+from mnseg.data.content_digests import ContentDigests
 from mnseg.data.datalist import write_datalist
 from mnseg.data.volume_formats import VOLUME_SUFFIXES
 from mnseg.errors import UserError
@@ -107,7 +108,8 @@ def gather(
             items[scan.case] = _item(datastore, scan, labels_dir)
             usable.append(scan)
         except Exception as error:  # a reader, a network, a disk: one scan must not keep the others from training
-            left_out[scan.case] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            left_out[scan.case] = f"{kind}{' '.join(str(error).split())[:200]}"
             logger.warning("%s is left out: %s", scan.case, left_out[scan.case])
     split = split_scans(usable, fraction, train_unedited)
     made, salt = make_folds(split, folds) if split.needs_folds else ([], 0)
@@ -171,12 +173,23 @@ def _item(datastore: Any, scan: Scan, labels_dir: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"the image {scan.case} is not there")
     item = {"image": str(image), "case": scan.case, "patient": scan.patient}
     if scan.labeled:
+        _require_same_scan(datastore, scan.case, image)
         source = final_label(datastore, scan.case)
         copy = labels_dir / f"{scan.case}{_suffix(source)}"
         labels_dir.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)
         item |= {"label": str(copy), "sha256": sha256_of(copy)}
     return item
+
+
+def _require_same_scan(datastore: Any, case: str, image: str) -> None:
+    """A label belongs to the scan that it was saved for.
+
+    Of labels that were put into the folder by hand nothing is known; a DICOM series keeps its UID.
+    """
+    saved_for = datastore.get_label_info(datastore.get_label_by_image_id(case, FINAL), FINAL).get("scan")
+    if saved_for is not None and ContentDigests(os.path.dirname(image)).of(image) != saved_for:
+        raise UserError("the scan was replaced after its label was saved; check the label and save it again")
 
 
 def _suffix(path: Path) -> str:

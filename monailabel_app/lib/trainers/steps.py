@@ -253,17 +253,28 @@ class Steps:
         scratch.mkdir(exist_ok=True)
         durable_json(scratch / "plan.json", plan.as_dict())
         self.execute(self.programs.compare(scratch / "plan.json", scratch / "results.json"), self.folder)
+        durable_json(self.folder / "predictions.json", {case: plan.digests[case] for case in plan.candidate})
         if published is not None:
-            self._keep_predictions(published)
-        return json.loads((scratch / "results.json").read_bytes())
+            self._keep_predictions(published, plan.digests)
+        results = json.loads((scratch / "results.json").read_bytes())
+        for case, why in sorted(results["faults"].items())[:LARGEST_LIST]:
+            self.job.note(f"{case} is not compared: {why}")
+        return results
 
-    def _keep_predictions(self, published: Any) -> None:
+    def _keep_predictions(self, published: Any, digests: Mapping[str, str]) -> None:
         """Give a version the masks it lacked, so that they need not be made again."""
-        for mask in sorted((self.folder / "predicted" / published.id).glob("*.nii.gz")):
-            with contextlib.suppress(OSError):  # the version may have been removed meanwhile
-                if published.path.is_dir() and not (published.predictions / mask.name).exists():
-                    durable_write(published.predictions / mask.name,
-                                  lambda temporary, mask=mask: shutil.copyfile(mask, temporary))
+        made = sorted((self.folder / "predicted" / published.id).glob("*.nii.gz"))
+        if not made or not published.path.is_dir():
+            return
+        cases = {mask.name.removesuffix(".nii.gz"): mask for mask in made}
+        index, known = published.path / "predictions.json", published.predicted_images()
+        with contextlib.suppress(OSError):  # the version may have been removed meanwhile
+            # A kill in between leaves masks of which it is not known what they were made of: they do not count.
+            durable_json(index, {case: digest for case, digest in known.items() if case not in cases})
+            for mask in made:
+                durable_write(published.predictions / mask.name,
+                              lambda temporary, mask=mask: shutil.copyfile(mask, temporary))
+            durable_json(index, known | {case: digests[case] for case in cases if case in digests})
 
     def make_version(self) -> None:
         """Put the run into the registry, unpublished."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 from bench import FREE, HELD, case_names
@@ -11,6 +12,8 @@ from fakes import NoProvenance, behave, until
 from lib.errors import RequestError
 from lib.retraining.lock import WorkspaceLock
 from lib.trainers.process import Child
+
+from mnseg.data.content_digests import ContentDigests
 
 
 def test_labels_that_are_there_train_and_the_version_is_published(bench):
@@ -82,6 +85,40 @@ def test_a_newer_label_trains_again_from_the_published_version(bench):
     assert (overlay["stage_1_epochs"], overlay["stage_2_epochs"]) == (1, 1), "half of the epochs"
     assert "warm_start.pt" in overlay["warm_start"]
     assert b.registry.published().id == "0002" and b.registry.published().facts["parent"] == "0001"
+
+
+def test_a_stored_mask_counts_only_for_the_scan_that_it_was_made_of(bench):
+    b = bench()
+    b.fill()
+    service = b.started()
+    b.ended(service)
+    first = b.registry.get("0001")
+    known = first.predicted_images()
+    assert known.keys() == set(HELD[:3])
+    Path(b.store.get_image_uri(HELD[0])).write_bytes(b"another scan under the same name")
+    b.label(service, HELD[0], b"label of the other scan")
+    b.ended(service, 2)
+    plan = json.loads((b.workspace / "runs/0002/comparison/plan.json").read_text())
+    again = [task for task in plan["tasks"] if "/predicted/0001" in task["folder"]]
+    assert [(task["model_file"], task["cases"]) for task in again] == [(str(first.model_file), [HELD[0]])]
+    assert "/predicted/0001/" in plan["published"][HELD[0]] and "/0001/predictions/" in plan["published"][HELD[1]]
+    now = first.predicted_images()
+    assert now[HELD[0]] != known[HELD[0]] and now[HELD[1]] == known[HELD[1]]
+    mask = json.loads((first.predictions / f"{HELD[0]}.nii.gz").read_text())
+    assert mask == {"by": str(first.model_file)}, "the new one took its place"
+
+
+def test_a_label_of_a_scan_that_was_replaced_does_not_train(bench):
+    b = bench()
+    b.fill(free=4)
+    digest = ContentDigests(b.workspace).of(b.store.get_image_uri(FREE[0]))
+    b.store.label_infos = {FREE[0]: {"scan": digest}, FREE[1]: {"scan": "of another file"}, HELD[0]: {"author": "a"}}
+    job = b.ended(b.started())
+    lists = b.datalist("0001")
+    assert case_names(lists["labeled"]) == {FREE[0], *FREE[2:4]} and HELD[0] in case_names(lists["validation"])
+    assert job["left_out"] == {
+        FREE[1]: "the scan was replaced after its label was saved; check the label and save it again"
+    }
 
 
 def test_from_scratch_on_request(bench):

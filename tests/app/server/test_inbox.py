@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import nibabel as nib
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import requests
 from lib.server.inbox import Inbox
+
+from mnseg.data.content_digests import ContentDigests
 
 IMAGE = "001"
 
@@ -69,6 +72,62 @@ def test_a_submission_that_cannot_be_stored_does_not_stop_the_others(server, unl
     server.app.submissions.inbox.done(left[0])
 
 
+def test_an_older_label_whose_storing_failed_does_not_come_back_over_a_newer_one(server, unlabeled, monkeypatch):
+    label = nib.load(server.studies / "truth" / f"{IMAGE}.nii.gz")
+    older = nib.Nifti1Image(np.where(np.asarray(label.dataobj) == 1, 1, 0).astype(np.uint8), label.affine)
+
+    def put(image):
+        return requests.put(f"{server.url}/datastore/label", params={"image": IMAGE},
+                            files={"label": ("l.nii", image.to_bytes())})
+
+    with monkeypatch.context() as patch:
+        def full(*args):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(server.app.datastore(), "save_label", full)
+        answer = put(older)
+        assert answer.status_code == 507
+        assert answer.json()["detail"].startswith(f"The label of {IMAGE} was received and is kept, but it cannot be "
+                                                  "stored now (the server's disk is full)")
+    assert len(server.app.submissions.inbox.waiting()) == 1
+    assert put(label).status_code == 200
+    assert server.app.submissions.inbox.waiting() == [] and server.app.submissions.replay() == 0
+    stored = nib.load(server.app.datastore().get_label_uri(IMAGE, "final"))
+    assert np.array_equal(stored.dataobj, label.dataobj)
+
+
+def test_only_older_labels_of_the_same_scan_and_tag_are_superseded(tmp_path):
+    inbox = Inbox(tmp_path)
+    facts = [{"image": "a", "tag": "final"}, {"image": "b", "tag": "final"}, {"image": "a", "tag": "draft"},
+             {"image": "a", "tag": "final"}, {"image": "a", "tag": "final"}]
+    made = [inbox.put(lambda path: path.write_bytes(b"x"), one) for one in facts]
+    inbox.supersede(made[3])
+    assert [submission.folder for submission in inbox.waiting()] == [made[i].folder for i in (1, 2, 3, 4)]
+
+
+def test_labels_are_taken_in_by_their_whole_names(tmp_path, monkeypatch, caplog):
+    """Names may hold dots: two series of an examination, dates, DICOM UIDs."""
+    from types import SimpleNamespace
+
+    from lib.server.start import import_labels
+
+    for name in ("case.2.nii.gz", "1.2.840.9.nrrd", "twice.nii", "twice.nii.gz", "CASE.3.NII.GZ", ".hidden.nii.gz"):
+        (tmp_path / name).write_bytes(b"label")
+    scans = ["case.1", "case.2", "1.2.840.8", "1.2.840.9", "twice", "CASE.3"]
+    taken = {}
+    app = SimpleNamespace(
+        app_conf=SimpleNamespace(import_labels=tmp_path),
+        datastore=lambda: SimpleNamespace(get_labeled_images=lambda: [], list_images=lambda: scans),
+        submissions=SimpleNamespace(take=lambda image, path, *rest: taken.__setitem__(image, path.name)),
+    )
+    (tmp_path / "nobody.nii.gz").write_bytes(b"label")
+    with caplog.at_level("WARNING"):
+        assert import_labels(app) == 3
+    assert taken == {"case.2": "case.2.nii.gz", "1.2.840.9": "1.2.840.9.nrrd", "CASE.3": "CASE.3.NII.GZ"}
+    assert "nobody.nii.gz is not taken in: there is no scan of this name" in caplog.text
+    assert "twice.nii is not taken in: there is twice.nii.gz too" in caplog.text and "hidden" not in caplog.text
+
+
 def test_labels_of_a_folder_are_taken_in(server, unlabeled, monkeypatch, tmp_path):
     from lib.server.start import import_labels
 
@@ -82,6 +141,8 @@ def test_labels_of_a_folder_are_taken_in(server, unlabeled, monkeypatch, tmp_pat
     assert import_labels(server.app) == 0  # again: it has a label
     facts = json.loads((server.studies / "datastore_v2.json").read_text())["objects"][IMAGE]["labels"]["final"]
     assert facts["info"]["author"] == "imported"
+    scan = server.app.datastore().get_image_uri(IMAGE)
+    assert facts["info"]["scan"] == ContentDigests(tmp_path).of(scan), "it belongs to this scan"
 
 
 def _with(conf, **changes):
