@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, UploadFile
 
 from lib.errors import RequestError, in_words, is_full
+from lib.labels.replaced import Replaced
 from lib.server.inbox import Inbox, Submission
 from lib.server.known import require_image, require_tag
 from lib.server.plain_json import json_object
@@ -63,6 +64,7 @@ class Submissions:
 
     def __init__(self, app: Any, inbox: Inbox) -> None:
         self.app, self.inbox = app, inbox
+        self.replaced = Replaced(inbox.root.parent / "replaced")
         self._lock = threading.Lock()
 
     def take(
@@ -133,12 +135,23 @@ class Submissions:
                 self._require_place(submission)
             if tag == FINAL:
                 self._require_a_persons_work(submission)
+                self._keep_the_other(image_id)
             label_id = self.app.datastore().save_label(image_id, str(submission.mask), tag, self._info(submission))
             edit = self._record(submission) if tag == FINAL else {}
             self.inbox.supersede(submission)
             self.inbox.done(submission)
         answer = dict(self.app.on_save_label(image_id, label_id) or {})
         return {**answer, **edit, "image": image_id, "label": label_id}
+
+    def _keep_the_other(self, image_id: str) -> None:
+        """The label that is about to be replaced; where it cannot be read, there is nothing to keep."""
+        from lib.trainers.datalist import final_label  # here: it imports much
+
+        if image_id in self.app.datastore().get_labeled_images():
+            try:
+                self.replaced.keep(image_id, final_label(self.app.datastore(), image_id))
+            except FileNotFoundError:
+                logger.warning("the label of %s that is replaced is not there", image_id)
 
     def _require_place(self, submission: Submission) -> None:
         """A label that may not replace another one is dropped, unless it is there already itself."""

@@ -94,6 +94,9 @@ def test_an_older_label_whose_storing_failed_does_not_come_back_over_a_newer_one
     assert server.app.submissions.inbox.waiting() == [] and server.app.submissions.replay() == 0
     stored = nib.load(server.app.datastore().get_label_uri(IMAGE, "final"))
     assert np.array_equal(stored.dataobj, label.dataobj)
+    assert put(older).status_code == 200
+    (kept,) = (server.app.submissions.replaced.root / IMAGE).iterdir()
+    assert np.array_equal(nib.load(kept).dataobj, label.dataobj), "what was replaced can be had again"
 
 
 def test_only_older_labels_of_the_same_scan_and_tag_are_superseded(tmp_path):

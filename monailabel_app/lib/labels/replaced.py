@@ -1,0 +1,48 @@
+"""Labels that were replaced by newer ones: kept for a while, so that a slip of the hand costs nobody's work."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from lib.durable import durable_write
+
+__all__ = ["Replaced"]
+
+KEPT = 5
+LONGEST_NAME = 150
+
+
+class Replaced:
+    """``ROOT/<image>/<time><suffix>``: the newest few labels of each scan that another one has replaced.
+
+    Args:
+        root: a folder of the workspace.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def keep(self, image_id: str, label: Path) -> Path | None:
+        """Copy a label that is about to be replaced; None when it is the same as the newest that is kept."""
+        folder = self.root / _name(image_id)
+        earlier = sorted(folder.glob("*")) if folder.is_dir() else []
+        if earlier and earlier[-1].read_bytes() == label.read_bytes():
+            return None
+        suffix = ".nii.gz" if label.name.lower().endswith(".nii.gz") else label.suffix
+        target = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}{suffix}"
+        durable_write(target, lambda temporary: shutil.copyfile(label, temporary))
+        for old in [*earlier, target][:-KEPT]:
+            old.unlink(missing_ok=True)
+        return target
+
+
+def _name(image_id: str) -> str:
+    """Any text may be an image's id; none may lead out of the folder."""
+    name = quote(image_id, safe=" ")
+    if len(name) > LONGEST_NAME or set(name) <= {"."}:
+        name = name[:LONGEST_NAME] + "-" + hashlib.sha256(image_id.encode()).hexdigest()[:16]
+    return name
