@@ -393,8 +393,8 @@ class TrainingService:
         self._runner.run(command, folder, self.programs.env(), lambda pid: job.update(pid=pid))
 
     def _elsewhere(self) -> str:
-        return (f"Another server (process {self.lock.holder()}) trains in {self.conf.workspace}; end it, or give this "
-                "one a workspace of its own.")
+        return (f"Another server (process {self.lock.holder()}) trains in {self.conf.workspace}: end it, or this one; "
+                "two servers need folders of their own.")
 
 
 def _outcome(job: Job) -> str:
