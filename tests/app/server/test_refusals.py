@@ -156,12 +156,20 @@ def test_what_cannot_be_stored_is_refused_everywhere(server, unlabeled, value):
         query = {"image": IMAGE} if what == "image" else {"label": IMAGE, "tag": "final"}
         answer = requests.put(f"{server.url}/datastore/{what}/info", {"info": content}, params=query)
         refused(answer, 400, "The field info holds")
-    headers = {"content-type": "application/json"}
-    for path in ("activelearning/random", "mnseg/off", "train/mnseg?enqueue=true"):
-        answer = requests.post(f"{server.url}/{path}", content.replace("x", "client_id"), headers=headers)
-        refused(answer, 400, "The request holds")
+    for kind in ("application/json", "Application/vnd.x+JSON; charset=utf-8", None):
+        for path in ("activelearning/random", "mnseg/off", "train/mnseg?enqueue=true"):
+            body = content.replace("x", "client_id").encode()
+            answer = requests.post(f"{server.url}/{path}", body, headers={"content-type": kind})
+            refused(answer, 400, "The request holds")
     assert requests.get(f"{server.url}/mnseg/status").status_code == 200
     assert requests.get(f"{server.url}/datastore/", params={"output": "all"}).status_code == 200
+
+
+def test_a_client_whose_name_is_no_text_keeps_no_scan(server, unlabeled):
+    headers = {"content-type": "application/vnd.x+json"}
+    answer = requests.post(f"{server.url}/activelearning/random", b'{"client_id": "\\ud800"}', headers=headers)
+    refused(answer, 400, "which is no character")
+    assert requests.get(f"{server.url}/mnseg/status").status_code == 200
 
 
 def test_info_must_be_an_object(server):
