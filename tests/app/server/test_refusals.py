@@ -133,7 +133,7 @@ def test_scans_that_are_none(server, published):
     assert "2-D" in sentence and "/tmp" not in sentence
 
 
-def test_an_image_is_looked_at_before_it_joins(server):
+def test_an_image_is_looked_at_before_it_joins(server, unlabeled):
     def add(content, name, **query):
         return requests.put(f"{server.url}/datastore/image", params=query, files={"file": (name, content)})
 
@@ -143,6 +143,11 @@ def test_an_image_is_looked_at_before_it_joins(server):
     refused(add(whole, "new.txt"), 400, "whose name ends in")
     refused(add(whole, "000.nii.gz"), 409, "already")
     refused(add(whole, "x.nii.gz", image="../../new"), 400, "cannot name an image")
+    refused(add(whole, "x.nii.gz", image="ü" * 150), 400, "is too long to name a file")
+    longest = "ü" * 100
+    assert add(whole, "x.nii.gz", image=longest).json() == {"image": longest}
+    assert save(server, label_bytes(server), image=longest).status_code == 200
+    assert requests.delete(f"{server.url}/datastore/image", params={"id": longest}).status_code == 200
     assert add(whole, "new.nii.gz").json() == {"image": "new"}
     assert (server.studies / "new.nii.gz").read_bytes() == whole
     assert requests.delete(f"{server.url}/datastore/image", params={"id": "new"}).status_code == 200
