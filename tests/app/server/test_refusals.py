@@ -182,6 +182,28 @@ def test_info_must_be_an_object(server):
     refused(answer, 400, "must hold a JSON object, not list")
 
 
+@pytest.mark.parametrize(("info", "hint"), [
+    ({"ts": "x", "name": 5, "label_info": 7}, "ts in info must be a time"), ({"ts": True}, "ts in info"),
+    ({"name": 5}, "name in info must be a text, not 5"), ({"author": ["anna"]}, "author in info"),
+    ({"label_info": 7}, "label_info must be a list"), ({"label_info": [{"name": 1, "idx": 1}]}, "text as name"),
+    ({"label_info": "ab"}, "label_info must be a list"), ({"origin": "x"}, "origin in info must be an object"),
+])
+def test_what_is_known_of_a_label_keeps_its_kinds(server, unlabeled, info, hint):
+    assert save(server, label_bytes(server)).status_code == 200
+    query = {"label": IMAGE, "tag": "final"}
+    before = requests.get(f"{server.url}/datastore/label/info", query).json()
+
+    def put(info):
+        return requests.put(f"{server.url}/datastore/label/info", {"info": json.dumps(info)}, params=query)
+
+    refused(put(info), 400, hint)
+    assert requests.get(f"{server.url}/datastore/label/info", query).json() == before
+    sound = {"ts": 5, "author": "ben", "label_info": [{"name": "lobe", "idx": 1}], "level": "easy"}
+    assert put(sound).status_code == 200
+    after = requests.get(f"{server.url}/datastore/label/info", query).json()
+    assert after["level"] == "easy" and after["author"] == "ben"
+
+
 def test_scoring_is_not_started_by_hand(server):
     refused(requests.post(f"{server.url}/scoring/disagreement"), 409, "scored behind every training")
 
