@@ -84,7 +84,7 @@ class MnsegApp(MONAILabelApp):
         return {
             MODEL_NAME: PublishedInfer(
                 self.app_conf, self.registry, self.traffic, self.provenance,
-                labeled=lambda: len(self.datastore().get_labeled_images()),
+                labeled=lambda: len(self.datastore().get_labeled_images()), training=self.training.status,
             )
         }  # fmt: skip
 
