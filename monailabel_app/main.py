@@ -23,6 +23,7 @@ from lib.infers.traffic import Traffic
 from lib.labels.provenance import Provenance
 from lib.registry.versions import Registry
 from lib.retraining.service import TrainingService
+from lib.server.alone import only_server_of, only_server_on
 from lib.server.inbox import Inbox
 from lib.server.labels import Submissions
 from lib.server.pacs_sync import PacsSync
@@ -30,7 +31,6 @@ from lib.server.start import (
     dicom_scans,
     import_labels,
     leave_with_a_sentence,
-    only_server_of,
     publish_first_model,
     require_same_labels,
     set_threads,
@@ -54,7 +54,9 @@ class MnsegApp(MONAILabelApp):
             tame_monailabel(self.app_conf)
             set_threads(self.app_conf.threads)
             workspace = self.app_conf.workspace
-            workspace.mkdir(parents=True, exist_ok=True)
+            if not self.app_conf.is_dicomweb:
+                only_server_on(studies)  # before the index is read, which its server may be about to write
+            only_server_of(workspace)
             self.registry = Registry(workspace / "registry")
             require_same_labels(self.registry, self.app_conf)
             self.provenance = Provenance(workspace, self.app_conf.labels)
@@ -82,7 +84,7 @@ class MnsegApp(MONAILabelApp):
         return {
             MODEL_NAME: PublishedInfer(
                 self.app_conf, self.registry, self.traffic, self.provenance,
-                labeled=lambda: len(self.datastore().get_labeled_images()),
+                labeled=lambda: len(self.datastore().get_labeled_images()), training=self.training.status,
             )
         }  # fmt: skip
 
@@ -103,7 +105,6 @@ class MnsegApp(MONAILabelApp):
         from monailabel.app import app as api
 
         with leave_with_a_sentence():
-            only_server_of(self.app_conf.workspace)
             publish_first_model(self.registry, self.app_conf)
         load_itk()  # before there are threads
         self.submissions = Submissions(self, Inbox(self.app_conf.workspace / "inbox"))

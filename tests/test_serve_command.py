@@ -75,6 +75,16 @@ def test_a_folder_without_scans_is_said(started, tmp_path, port, capsys):
     assert "holds no scan yet" in err and "without a password" in err
 
 
+def test_names_in_capital_letters_are_said(started, tmp_path, port, capsys):
+    (tmp_path / "UPPER.NII.GZ").write_bytes(b"")
+    assert run(tmp_path, "--labels", "a", port=port) == 0
+    err = capsys.readouterr().err
+    assert "UPPER.NII.GZ (1 here) are not taken for scans: rename them" in err and "holds no scan yet" in err
+    (tmp_path / "UPPER.NII.GZ").rename(tmp_path / "lower.nii.gz")
+    assert run(tmp_path, "--labels", "a", port=port) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_missing_and_unfit_packages(started, tmp_path, capsys, monkeypatch):
     started.packages["pydicom"] = "3.0.1"
     assert run(tmp_path, "--labels", "a") == 1 and refused(capsys, "pip install 'pydicom<3'")

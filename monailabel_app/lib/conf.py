@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lib.trainers.soundness import require_sound_training
 from mnseg.errors import UserError
 from mnseg.files import read_json
 
 __all__ = ["AppConf"]
 
-# Keys that MONAI Label's base class reads itself.
-FOREIGN = ("server_mode",)
+# Switches that MONAI Label's base class reads itself.
+FOREIGN = {"server_mode"}
 
 
 @dataclass(frozen=True)
@@ -122,22 +123,24 @@ class AppConf:
         app_dir = Path(app_dir).absolute()
         is_dicomweb = studies.startswith(("http://", "https://"))
         bundle = _bundle(conf.pop("bundle", ""), app_dir)
+        for key in FOREIGN & conf.keys():
+            _switch(key, conf.pop(key))
         values = {key: PARSERS[key](key, text) for key, text in conf.items() if key in PARSERS}
         if not values.get("labels"):
             values["labels"] = _labels_of_model(values.get("model"))
         workspace = conf.get("workspace") or _default_workspace(app_dir, studies, is_dicomweb)
-        _check_settings(values.get("settings", {}), bundle)
         if "overlays" not in values:
             values["overlays"] = _default_overlays(app_dir)
+        require_sound_training(bundle, values["overlays"], values.get("settings", {}))
         return cls(app_dir, studies, is_dicomweb, workspace=Path(workspace).absolute(), bundle=bundle, **values)
 
 
 def _refuse_unknown(conf: Mapping[str, str]) -> None:
-    known = {entry.name for entry in fields(AppConf)} - {"app_dir", "studies", "is_dicomweb"} | set(FOREIGN)
+    known = {entry.name for entry in fields(AppConf)} - {"app_dir", "studies", "is_dicomweb"} | FOREIGN
     for key in conf:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(sorted(known - set(FOREIGN)))}."
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(sorted(known - FOREIGN))}."
             raise UserError(f"--conf {key}: there is no such key; {hint}")
 
 
@@ -175,16 +178,6 @@ def _labels_of_model(model: Path | None) -> tuple[str, ...]:
     raise UserError(f"--conf model {model}: it names no structures (class_names); give them, as in {example}.")
 
 
-def _check_settings(settings: Mapping[str, Any], bundle: Path) -> None:
-    known = set(read_json(bundle / "configs" / "train.json", "The config"))
-    for key in settings:
-        top = re.split("#|::", key)[0]
-        if top not in known and not top.startswith("_"):
-            near = difflib.get_close_matches(top, known, n=1)
-            raise UserError(f"--conf settings: train.json has no key {top!r}"
-                            + (f" (did you mean {near[0]!r}?)." if near else "."))
-
-
 # ---------------------------------------------------------------- values
 
 
@@ -214,7 +207,7 @@ def _number(kind: type, low: float, high: float = math.inf) -> Callable[[str, st
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not low <= value <= high:
+        if not low <= value <= high or value == math.inf:
             what = "a whole number" if kind is int else "a number"
             bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
             raise UserError(f"--conf {key} {text}: write {what} {bounds}.")
@@ -305,10 +298,10 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "margin": _number(float, 0, 1),
     "group_by": _pattern,
     "largest_component": _switch,
-    "reserve_minutes": _number(float, 0),
+    "reserve_minutes": _number(float, 0, 525600),  # a year
     "import_labels": _folder,
     "unedited": _one_of("train", "unlabeled"),
-    "max_upload_mb": _number(float, 0.001),
+    "max_upload_mb": _number(float, 0.001, 100000),
     "seg_interval": _number(float, 1, 86400),
     "seg_sources": lambda key, text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "origins": _origins,

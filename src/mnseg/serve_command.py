@@ -119,9 +119,19 @@ def _require_folder(studies: str, modality: str | None) -> None:
                         "the scans.")
     if modality:
         raise UserError("--modality belongs to a DICOMweb server; files of a folder do not say theirs.")
-    names = [entry.name.lower() for entry in folder.iterdir() if entry.is_file()]
-    if not any(name.endswith((".nii", ".nii.gz", ".nrrd", ".mha")) for name in names):
-        print(f"note: {studies} holds no scan yet (.nii.gz, .nii, .nrrd, .mha; folders in it are not searched).",
+    _note_scans(folder)
+
+
+def _note_scans(folder: Path) -> None:
+    """Say what the server will not find; it takes names as they are, and capital letters for others."""
+    suffixes = (".nii.gz", ".nii", ".nrrd", ".mha")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    capital = [name for name in names if name.lower().endswith(suffixes) and not name.endswith(suffixes)]
+    if capital:
+        print(f"note: files such as {capital[0]} ({len(capital)} here) are not taken for scans: rename them, so that "
+              "they end in small letters (.nii.gz).", file=sys.stderr)
+    if not any(name.endswith(suffixes) for name in names):
+        print(f"note: {folder} holds no scan yet (.nii.gz, .nii, .nrrd, .mha; folders in it are not searched).",
               file=sys.stderr)
 
 

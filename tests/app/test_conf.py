@@ -61,11 +61,40 @@ def test_values_are_parsed():
     ("origins", "pacs:3000", "http://HOST:PORT"),
     ("unedited", "maybe", "train or unlabeled"),
     ("bundle", "/nowhere", "no configs/train.json"),
+    ("reserve_minutes", "inf", "from 0 to 525600"),
+    ("max_upload_mb", "inf", "from 0.001 to 100000"),
+    ("max_upload_mb", "1e400", "from 0.001 to 100000"),
+    ("retrain_pause", "inf", "of at least 0"),
+    ("server_mode", "x", "write on or off"),
+    ("overlays", "/etc/passwd", "/etc/passwd is not valid JSON"),
+    ("settings", '{"patch_size": [16, 16]}', "patch_size is .*three whole numbers"),
+    ("settings", '{"batch_size": "x"}', "batch_size is 'x'"),
+    ("settings", '{"stage_1_epochs": NaN}', "stage_1_epochs"),
+    ("settings", '{"learning_rate": -1}', "learning_rate is -1"),
+    ("settings", '{"learning_rate": 1e999}', "learning_rate holds NaN or an infinite number"),
+    ("settings", '{"network_def#features#99": 1}', "a part that is not there"),
+    ("settings", '{"device": "cuda:99"}', "device is 'cuda:99', but this computer has"),
+    ("settings", '{"device": "gpu"}', "device is 'gpu'; write cpu"),
 ])
 def test_what_cannot_be_meant_is_one_sentence(key, value, hint):
     with pytest.raises(UserError, match=hint) as caught:
         parse(**{key: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "hint"), [
+    ("[1]", "no JSON object"),
+    ("{", "not valid JSON"),
+    ('{"batch_sice": 2}', "has no key 'batch_sice' .did you mean 'batch_size'"),
+    ('{"patch_size": [16, 16]}', "patch_size is"),
+])
+def test_overlays_are_looked_at(tmp_path, content, hint):
+    file = tmp_path / "own.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=hint):
+        parse(overlays=str(file))
+    file.write_text('{"_note": "mine", "lite": true, "network_def#features": [8, 8, 8, 8, 8, 8], "device": "cpu"}')
+    assert parse(overlays=str(file), settings='{"patch_size": [16, 16, 16]}').overlays == (file,)
 
 
 def test_labels_come_from_a_packed_model(tmp_path):

@@ -20,6 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def port():
+    return free_port()
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -31,7 +35,7 @@ def serve(studies, port, *options):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_starts_answers_and_ends(tmp_path, port):
+def test_starts_answers_and_ends(tmp_path, tmp_path_factory, port):
     import nibabel as nib
     import numpy as np
 
@@ -47,6 +51,11 @@ def test_starts_answers_and_ends(tmp_path, port):
         assert status["datastore"]["total"] == 1
         second = serve(tmp_path, port, "--labels", "lobe,bean")
         assert second.wait(60) == 1 and "choose another with --port" in second.stdout.read()
+        elsewhere = str(tmp_path_factory.mktemp("workspace"))
+        second = serve(tmp_path, free_port(), "--labels", "lobe,bean", "--workspace", elsewhere)
+        output, _ = second.communicate(timeout=120)
+        assert second.returncode == 1 and "Traceback" not in output
+        assert output.splitlines()[-1].startswith(f"mnseg: Another server uses the scans in {tmp_path}: stop it")
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) in (0, -signal.SIGTERM)
     finally:

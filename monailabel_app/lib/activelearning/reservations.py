@@ -7,9 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from lib.errors import RequestError
+from lib.storable import require_storable
 from mnseg.files import atomic_write
 
 __all__ = ["Offer", "Reservation", "Reservations", "SHARED_CLIENTS"]
@@ -52,7 +55,8 @@ class Reservations:
     Args:
         minutes: a scan is kept for a client so long after it was last offered or used.
         clock: seconds; in tests, a fake one.
-        path: reservations are kept here over a restart of the server; None: in memory only. A broken file is ignored.
+        path: reservations are kept here over a restart of the server; None: in memory only. Of a broken file what can
+            be used is taken.
     """
 
     def __init__(
@@ -79,7 +83,11 @@ class Reservations:
             images: the unlabeled scans.
             choose: called with the scans to choose from and those that others have open; it must not ask for a lock
                 that a caller of this object holds.
+
+        Raises:
+            RequestError: 400, the client's name cannot be stored.
         """
+        require_storable(client, "The client's name")
         with self._lock:
             self._expire()
             images = [image for image in images if image not in self._done]
@@ -108,7 +116,11 @@ class Reservations:
 
         Returns:
             Whether it is theirs now.
+
+        Raises:
+            RequestError: 400, the client's name cannot be stored.
         """
+        require_storable(client, "The client's name")
         with self._lock:
             self._expire()
             current = self._open.get(image)
@@ -170,7 +182,23 @@ class Reservations:
             return
         try:
             entries = json.loads(self.path.read_text())
-            kept = [Reservation(e["image"], e["client"], float(e["since"]), float(e["until"])) for e in entries]
-            self._open = {reservation.image: reservation for reservation in kept}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            if not isinstance(entries, list):
+                raise ValueError("no list")
+        except (OSError, ValueError, RecursionError) as error:
             logger.warning("%s cannot be read (%s): no scan counts as open", self.path, error)
+            return
+        latest = self.clock() + self.seconds  # whatever the clock was when they were written
+        known = [known for entry in entries if (known := _reservation(entry)) is not None]
+        self._open = {kept.image: replace(kept, until=min(kept.until, latest)) for kept in known}
+        if len(known) < len(entries):
+            logger.warning("%s: %d entries are none and left out", self.path, len(entries) - len(known))
+
+
+def _reservation(entry: Any) -> Reservation | None:
+    """An entry of the file; None for what would break an answer that shows it."""
+    try:
+        kept = Reservation(entry["image"], entry["client"], float(entry["since"]), float(entry["until"]))
+        require_storable(asdict(kept), "An entry")
+    except (ValueError, TypeError, KeyError, OverflowError, RequestError):
+        return None
+    return kept if isinstance(kept.image, str) and isinstance(kept.client, str) else None

@@ -39,10 +39,17 @@ class PublishedInfer(InferTask):
         traffic: told about every inference.
         provenance: keeps the mask of every scan of the studies (``request["image_id"]``) that is served.
         labeled: how many scans have a label, for the answer while there is no model.
+        training: `lib.retraining.service.TrainingService.status`, for the same answer.
     """
 
     def __init__(
-        self, conf: AppConf, registry: Any, traffic: Traffic, provenance: Any, labeled: Callable[[], int]
+        self,
+        conf: AppConf,
+        registry: Any,
+        traffic: Traffic,
+        provenance: Any,
+        labeled: Callable[[], int],
+        training: Callable[[], Mapping[str, Any]],
     ) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
@@ -52,7 +59,7 @@ class PublishedInfer(InferTask):
             config={"largest_component": conf.largest_component},
         )
         self.conf, self.registry, self.traffic, self.provenance = conf, registry, traffic, provenance
-        self.labeled = labeled
+        self.labeled, self.training = labeled, training
         self._predictors: dict[str, Any] = {}
         self._lock = threading.Lock()
         self.colors = label_colors(conf.labels)
@@ -162,7 +169,10 @@ class PublishedInfer(InferTask):
         wanted, have = self.conf.min_labels, self.labeled()
         if have < wanted:
             return f"no model yet: label at least {wanted} scans ({have} so far)"
-        return f"no model yet: {have} scans are labeled, and the first training has not ended"
+        training = self.training()
+        if training["running"]:
+            return f"no model yet: {have} scans are labeled, and a training is running"
+        return f"no model yet: {have} scans are labeled, but no training is running: {training['reason']} See /mnseg/."
 
 
 def _undisturbed(build: Callable[[], Any], attempts: int = 5) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from lib.errors import RequestError
 from lib.labels.upload import nrrd_fields
 
-__all__ = ["class_values", "classes_of", "segments_in_file"]
+__all__ = ["class_values", "classes_of", "segment_entries", "segments_in_file"]
 
 _SEGMENT = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer)")
 
@@ -88,7 +88,7 @@ def _listed(classes: Mapping[str, int]) -> str:
 
 
 def _from_label_info(values: Sequence[int], label_info: Any) -> dict[int, str]:
-    entries = _entries(label_info)
+    entries = segment_entries(label_info)
     by_index = dict(entries)
     if len(by_index) < len(set(entries)):
         raise RequestError(400, "label_info gives two names to one idx; give every segment its own.")
@@ -103,7 +103,12 @@ def _from_label_info(values: Sequence[int], label_info: Any) -> dict[int, str]:
     return by_index
 
 
-def _entries(label_info: Any) -> list[tuple[int, str]]:
+def segment_entries(label_info: Any) -> list[tuple[int, str]]:
+    """Number and name of every segment that a client names.
+
+    Raises:
+        RequestError: 400, it is no such list.
+    """
     try:
         entries = [(entry["idx"], entry["name"]) for entry in label_info]
     except (TypeError, KeyError) as error:

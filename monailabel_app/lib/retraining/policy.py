@@ -97,6 +97,11 @@ class PolicyState:
         """A final label came, the first of its scan or a newer one."""
         return replace(self, waiting=_joined(self.waiting, (image_id,)))
 
+    def at(self, now: float) -> PolicyState:
+        """As of now: an end that lies in the future, because the clock was set back, counts as an end now. It must be
+        saved, or the pause behind it would begin anew with every look."""
+        return self if self.last_end is None or self.last_end <= now else replace(self, last_end=now)
+
     def asked(self, by: str, from_scratch: bool = False) -> PolicyState:
         """Somebody wants a training now; while one runs, it starts when that one ends."""
         return replace(self, asked_by=by, from_scratch=from_scratch)
@@ -200,7 +205,7 @@ def _earliest(settings: PolicySettings, state: PolicyState, now: datetime) -> da
         # 2**30 minutes are more than any pause; a larger power would overflow.
         pause = timedelta(minutes=min(settings.pause_minutes * 2 ** min(state.failures, 30), 2**30))
         longest = max(LONGEST_PAUSE, timedelta(minutes=min(settings.pause_minutes, 2**30)))
-        # An end that lies in the future (the clock was set back) must not postpone the next training by years.
+        # An end in the future (see PolicyState.at) must not postpone the next training by years.
         end = min(now, datetime.fromtimestamp(state.last_end, now.tzinfo))
         start = max(now, end + min(pause, longest))
     return _end_of_quiet(settings.quiet_hours, start) or start

@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Even with a pause of 0 minutes a training that fails must not fail again at once.
 SHORTEST_RETRY = timedelta(minutes=1)
-LONGEST_WAIT = 3600.0
+# A clock that is set, and a computer that slept, are noticed so soon: waits do not follow the time of day.
+LONGEST_WAIT = 60.0
 
 
 class TrainingService:
@@ -312,7 +313,8 @@ class TrainingService:
             return self._job
 
     def _decide(self) -> Decision:
-        state, now = self.store.load(), datetime.fromtimestamp(self.clock()).astimezone()
+        seconds = self.clock()
+        state, now = self.store.change(lambda state: state.at(seconds)), datetime.fromtimestamp(seconds).astimezone()
         labeled, obstacle = self._labeled()
         decision = decide(self.policy, state, now, running=False, labeled=labeled)
         if decision.start and obstacle:
@@ -393,8 +395,8 @@ class TrainingService:
         self._runner.run(command, folder, self.programs.env(), lambda pid: job.update(pid=pid))
 
     def _elsewhere(self) -> str:
-        return (f"Another server (process {self.lock.holder()}) trains in {self.conf.workspace}; end it, or give this "
-                "one a workspace of its own.")
+        return (f"Another server (process {self.lock.holder()}) trains in {self.conf.workspace}: end it, or this one; "
+                "two servers need folders of their own.")
 
 
 def _outcome(job: Job) -> str:

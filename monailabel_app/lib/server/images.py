@@ -18,6 +18,7 @@ __all__ = ["SUFFIXES", "image_routes", "require_scan"]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 ID = re.compile(r"[\w][\w .+=@()-]{0,199}")
+LONGEST = 200  # bytes of a name; with the suffix of a file under way a file system takes 255
 
 
 def image_routes(app: Any) -> APIRouter:
@@ -37,6 +38,9 @@ def _add(app: Any, image: str | None, params: str, file: UploadFile) -> dict[str
     image_id = image or name[: -len(suffix_of(name, SUFFIXES))] or name
     if not ID.fullmatch(image_id):
         raise RequestError(400, f"{image_id[:60]!r} cannot name an image: use letters, digits, '_', '-' and '.'.")
+    if len(image_id.encode()) > LONGEST:
+        raise RequestError(400, f"{image_id[:60]!r}… is too long to name a file: an image's name may have {LONGEST} "
+                                "bytes, of which letters with accents take two or more.")
     info = dict(json_object(params, "params"))
     with stored(file, SUFFIXES) as path:
         require_scan(path, name, int(app.app_conf.settings.get("in_channels", 1)))

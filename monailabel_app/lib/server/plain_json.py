@@ -1,17 +1,18 @@
-"""What clients send as JSON must be storable: finite numbers, and texts that UTF-8 can hold."""
+"""What clients send as JSON must be storable (see `lib.storable`)."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Awaitable, Callable, Mapping
+from email.message import Message
 from typing import Any
 
 from fastapi.responses import JSONResponse
 
 from lib.errors import RequestError
+from lib.storable import require_storable
 
-__all__ = ["PlainJson", "json_object", "require_storable"]
+__all__ = ["PlainJson", "json_object"]
 
 LARGEST = 4_000_000  # bytes of a JSON body that is looked at; nothing that clients send is near it
 
@@ -32,26 +33,6 @@ def json_object(text: str | None, what: str) -> Mapping[str, Any]:
         raise RequestError(400, f"The field {what} must hold a JSON object, not {type(content).__name__}.")
     require_storable(content, f"The field {what}")
     return content
-
-
-def require_storable(content: Any, what: str) -> None:
-    """Refuse what Python's JSON lets pass and other readers do not: it would be stored, and then break every answer.
-
-    Raises:
-        RequestError: 400; NaN, an infinite number, or half of a pair of surrogates.
-    """
-    if isinstance(content, float) and not math.isfinite(content):
-        raise RequestError(400, f"{what} holds {content}, which is no number of JSON.")
-    if isinstance(content, str):
-        try:
-            content.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(400, f"{what} holds {ascii(content[error.start])}, which is no character.") from error
-    if isinstance(content, Mapping):
-        content = [*content.keys(), *content.values()]
-    if isinstance(content, (list, tuple)):
-        for part in content:
-            require_storable(part, what)
 
 
 class PlainJson:
@@ -86,8 +67,14 @@ class PlainJson:
 
 
 def _is_json(scope: dict) -> bool:
-    kind = next((value for name, value in scope["headers"] if name.lower() == b"content-type"), b"")
-    return kind.split(b";")[0].strip().lower() == b"application/json"
+    """Whether FastAPI would read the body as JSON; older ones do so also when no type is given."""
+    headers = {name.lower(): value for name, value in reversed(scope["headers"])}  # of two the first one counts
+    if not headers.get(b"content-type"):
+        return b"content-length" in headers or b"transfer-encoding" in headers
+    message = Message()
+    message["content-type"] = headers[b"content-type"].decode("latin-1")
+    kind, subtype = message.get_content_maintype(), message.get_content_subtype()
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
 def _look(body: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,7 +22,6 @@ __all__ = [
     "dicom_scans",
     "import_labels",
     "leave_with_a_sentence",
-    "only_server_of",
     "publish_first_model",
     "require_same_labels",
     "set_threads",
@@ -33,8 +31,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 LABEL_SUFFIXES = sorted(VOLUME_SUFFIXES, key=len, reverse=True)
-
-_locks: dict[Path, Any] = {}  # held as long as the process lives
 
 
 @contextmanager
@@ -91,24 +87,6 @@ def set_threads(threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def only_server_of(workspace: Path) -> None:
-    """Hold the workspace until the process ends; the system frees it even when the process is killed.
-
-    Raises:
-        UserError: another server holds it.
-    """
-    if workspace in _locks:
-        return
-    file = open(workspace / ".server.lock", "w")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise UserError(f"Another server uses {workspace}: stop it, or name another folder with --conf "
-                        "workspace.") from error
-    _locks[workspace] = file
 
 
 def require_same_labels(registry: Any, conf: AppConf) -> None:

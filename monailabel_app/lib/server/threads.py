@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from lib.errors import RequestError
+from lib.server.info import require_sound_info
 from lib.server.known import require_image, require_label
 from lib.server.plain_json import json_object
 
@@ -60,7 +61,9 @@ def _in_thread(endpoint: Callable[..., Any], datastore: Any | None) -> Callable[
     def run(**kwargs: Any) -> Any:
         for field in JSON_FIELDS & kwargs.keys():
             if isinstance(kwargs[field], str):
-                json_object(kwargs[field], field)
+                content = json_object(kwargs[field], field)
+                if field == "info":
+                    require_sound_info(content)
         if datastore is not None:
             _require_known(datastore, kwargs)
         return asyncio.run(endpoint(**kwargs))

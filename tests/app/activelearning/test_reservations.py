@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from lib.activelearning.reservations import Reservations
+from lib.errors import RequestError
 
 IMAGES = ["a", "b", "c"]
 
@@ -103,6 +104,30 @@ def test_kept_over_a_restart_and_a_broken_file_is_ignored(clock, tmp_path):
     for content in ("[{", '[{"image": "a"}]', '{"a": 1}', '[{"image": "a", "client": 1, "since": "x", "until": 2}]'):
         path.write_text(content)
         assert Reservations(30, clock, path).offer("ben", IMAGES, first).image == "a"
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("client", '"\\ud800"'), ("client", "null"), ("image", '"\\udcff"'), ("image", '["b"]'), ("since", "NaN"),
+    ("until", "Infinity"), ("until", "1e999"), ("until", "1" + "0" * 400),
+])
+def test_of_a_broken_file_the_sound_entries_are_taken(clock, tmp_path, key, value):
+    path = tmp_path / "open.json"
+    entry = {"image": '"b"', "client": '"ben"', "since": "1", "until": "5000", key: value}
+    broken = ", ".join(f'"{key}": {value}' for key, value in entry.items())
+    path.write_text(f'[{{{broken}}}, {{"image": "a", "client": "ann", "since": 1, "until": 1e300}}]')
+    book = Reservations(30, clock, path)
+    assert list(book.current()) == ["a"]
+    assert book.current()["a"].until == 1000 + 30 * 60, "no longer than from now on"
+    path.write_text("[" * 100_000)
+    assert Reservations(30, clock, path).current() == {}
+
+
+def test_a_name_that_cannot_be_stored_is_refused(clock, tmp_path):
+    book = Reservations(30, clock, tmp_path / "open.json")
+    for use in (lambda: book.offer("\ud800", IMAGES, first), lambda: book.hold("a", "\ud800")):
+        with pytest.raises(RequestError, match="no character"):
+            use()
+    assert book.current() == {}
 
 
 def test_eight_threads_get_different_scans():

@@ -78,6 +78,14 @@ def test_the_pause():
     assert ask(future).not_before == NOON + timedelta(minutes=10)
 
 
+def test_an_end_in_the_future_counts_as_an_end_now():
+    past, now = PolicyState(last_end=LONG_AGO), NOON.timestamp()
+    assert past.at(now) is past and PolicyState().at(now) == PolicyState()
+    state = waiting("a", "b", state=PolicyState(last_end=now + 1e8)).at(now)
+    assert ask(state, now=NOON + timedelta(minutes=9)).not_before == NOON + timedelta(minutes=10)
+    assert ask(state, now=NOON + timedelta(minutes=10)).start
+
+
 @pytest.mark.parametrize(("hours", "clock", "end"), [
     ("22:00-06:00", (21, 59), None),
     ("22:00-06:00", (22, 0), (6, 6, 0)),

@@ -11,6 +11,7 @@ from bench import FREE, HELD, case_names
 from fakes import NoProvenance, behave, until
 from lib.errors import RequestError
 from lib.retraining.lock import WorkspaceLock
+from lib.retraining.policy import PolicyState
 from lib.trainers.process import Child
 
 from mnseg.data.content_digests import ContentDigests
@@ -286,6 +287,28 @@ def test_a_failure_is_told_and_tried_again_later(bench, command):
     service.enable(False, "anna")  # anything wakes the thread; the clock is ours
     service.enable(True, "anna")
     assert b.ended(service, 2)["status"] == "DONE" and service.status()["failures"] == 0
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+def test_a_clock_that_was_set_back_costs_one_pause(bench, failures):
+    b = bench(retrain_pause=5.0)
+    b.fill()
+    year = 365 * 86400
+    service = b.service()
+    service.store.save(PolicyState(waiting=(FREE[0], FREE[1]), last_end=b.now + year, failures=failures))
+    service.start()
+    begin, pause = b.now, 300 * 2**failures
+    until(lambda: service.status()["not_before"] == pytest.approx(begin + pause, abs=1))
+    assert json.loads((b.workspace / "state.json").read_text())["last_end"] == begin, "a restart does not begin anew"
+    b.now += pause - 10
+    service.enable(False, "anna")  # anything wakes the thread; the clock is ours
+    service.enable(True, "anna")
+    until(lambda: service.status()["on"] and service.status()["not_before"])
+    assert service.status()["not_before"] == pytest.approx(begin + pause, abs=1)
+    b.now += 11
+    service.enable(False, "anna")
+    service.enable(True, "anna")
+    assert b.ended(service)["status"] == "DONE"
 
 
 def test_a_failed_scoring_does_no_harm(bench):

@@ -47,6 +47,21 @@ def test_without_a_model_the_answer_says_what_to_do(server, monkeypatch):
     assert "no model yet: label at least 3 scans (0 so far)" in caught.value.msg
 
 
+@pytest.mark.parametrize(("running", "hint"), [
+    (True, "4 scans are labeled, and a training is running"),
+    (False, "4 scans are labeled, but no training is running: Retraining by itself is switched off. See /mnseg/."),
+])
+def test_without_a_model_the_answer_says_whether_one_is_coming(server, monkeypatch, running, hint):
+    task = server.app.infer_task("mnseg")
+    monkeypatch.setattr(server.app.registry, "published", lambda: None)
+    monkeypatch.setattr(task, "labeled", lambda: 4)
+    state = {"running": running, "reason": "Retraining by itself is switched off."}
+    monkeypatch.setattr(task, "training", lambda: {**server.app.training.status(), **state})
+    with pytest.raises(MONAILabelClientException) as caught:
+        server.client().infer("mnseg", IMAGE, {})
+    assert hint in caught.value.msg
+
+
 def test_a_mask_lies_on_the_grid_of_its_scan(server, published, tmp_path):
     file, params = server.client(folder=tmp_path).infer("mnseg", IMAGE, dict(SLICER))
     mask, scan = sitk.ReadImage(file), sitk.ReadImage(str(server.studies / f"{IMAGE}.nii.gz"))

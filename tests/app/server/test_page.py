@@ -122,6 +122,24 @@ def test_a_refusal_is_shown(server, published, page):
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize(("path", "told"), [
+    ("status", "The server does not answer."), ("off", "The server has not answered to off"),
+])
+def test_a_server_that_hangs_is_told(server, published, page, path, told):
+    asked = []
+    page.route(f"**/mnseg/{path}", lambda route: asked.append(route))  # never answered
+    page.evaluate("patience = 0.2")
+    if path == "off":
+        page.click("#off")
+    page.wait_for_selector(f"#message:has-text('{told}')", timeout=10_000)
+    assert asked
+    page.unroute_all(behavior="ignoreErrors")
+    if path == "status":
+        page.evaluate("patience = 10")
+        page.wait_for_selector("#message", state="hidden")
+
+
+@pytest.mark.e2e
 def test_a_pending_segmentation_waits_for_a_decision(server, published, page):
     assert page.is_hidden("#pending-section")
     entry = {"uid": "1.2.3", "image": "003", "author": "Doe", "reason": "It has a label."}

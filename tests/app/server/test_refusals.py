@@ -133,7 +133,7 @@ def test_scans_that_are_none(server, published):
     assert "2-D" in sentence and "/tmp" not in sentence
 
 
-def test_an_image_is_looked_at_before_it_joins(server):
+def test_an_image_is_looked_at_before_it_joins(server, unlabeled):
     def add(content, name, **query):
         return requests.put(f"{server.url}/datastore/image", params=query, files={"file": (name, content)})
 
@@ -143,6 +143,11 @@ def test_an_image_is_looked_at_before_it_joins(server):
     refused(add(whole, "new.txt"), 400, "whose name ends in")
     refused(add(whole, "000.nii.gz"), 409, "already")
     refused(add(whole, "x.nii.gz", image="../../new"), 400, "cannot name an image")
+    refused(add(whole, "x.nii.gz", image="ü" * 150), 400, "is too long to name a file")
+    longest = "ü" * 100
+    assert add(whole, "x.nii.gz", image=longest).json() == {"image": longest}
+    assert save(server, label_bytes(server), image=longest).status_code == 200
+    assert requests.delete(f"{server.url}/datastore/image", params={"id": longest}).status_code == 200
     assert add(whole, "new.nii.gz").json() == {"image": "new"}
     assert (server.studies / "new.nii.gz").read_bytes() == whole
     assert requests.delete(f"{server.url}/datastore/image", params={"id": "new"}).status_code == 200
@@ -156,17 +161,47 @@ def test_what_cannot_be_stored_is_refused_everywhere(server, unlabeled, value):
         query = {"image": IMAGE} if what == "image" else {"label": IMAGE, "tag": "final"}
         answer = requests.put(f"{server.url}/datastore/{what}/info", {"info": content}, params=query)
         refused(answer, 400, "The field info holds")
-    headers = {"content-type": "application/json"}
-    for path in ("activelearning/random", "mnseg/off", "train/mnseg?enqueue=true"):
-        answer = requests.post(f"{server.url}/{path}", content.replace("x", "client_id"), headers=headers)
-        refused(answer, 400, "The request holds")
+    for kind in ("application/json", "Application/vnd.x+JSON; charset=utf-8", None):
+        for path in ("activelearning/random", "mnseg/off", "train/mnseg?enqueue=true"):
+            body = content.replace("x", "client_id").encode()
+            answer = requests.post(f"{server.url}/{path}", body, headers={"content-type": kind})
+            refused(answer, 400, "The request holds")
     assert requests.get(f"{server.url}/mnseg/status").status_code == 200
     assert requests.get(f"{server.url}/datastore/", params={"output": "all"}).status_code == 200
+
+
+def test_a_client_whose_name_is_no_text_keeps_no_scan(server, unlabeled):
+    headers = {"content-type": "application/vnd.x+json"}
+    answer = requests.post(f"{server.url}/activelearning/random", b'{"client_id": "\\ud800"}', headers=headers)
+    refused(answer, 400, "which is no character")
+    assert requests.get(f"{server.url}/mnseg/status").status_code == 200
 
 
 def test_info_must_be_an_object(server):
     answer = requests.put(f"{server.url}/datastore/image/info", {"info": "[1]"}, params={"image": IMAGE})
     refused(answer, 400, "must hold a JSON object, not list")
+
+
+@pytest.mark.parametrize(("info", "hint"), [
+    ({"ts": "x", "name": 5, "label_info": 7}, "ts in info must be a time"), ({"ts": True}, "ts in info"),
+    ({"name": 5}, "name in info must be a text, not 5"), ({"author": ["anna"]}, "author in info"),
+    ({"label_info": 7}, "label_info must be a list"), ({"label_info": [{"name": 1, "idx": 1}]}, "text as name"),
+    ({"label_info": "ab"}, "label_info must be a list"), ({"origin": "x"}, "origin in info must be an object"),
+])
+def test_what_is_known_of_a_label_keeps_its_kinds(server, unlabeled, info, hint):
+    assert save(server, label_bytes(server)).status_code == 200
+    query = {"label": IMAGE, "tag": "final"}
+    before = requests.get(f"{server.url}/datastore/label/info", query).json()
+
+    def put(info):
+        return requests.put(f"{server.url}/datastore/label/info", {"info": json.dumps(info)}, params=query)
+
+    refused(put(info), 400, hint)
+    assert requests.get(f"{server.url}/datastore/label/info", query).json() == before
+    sound = {"ts": 5, "author": "ben", "label_info": [{"name": "lobe", "idx": 1}], "level": "easy"}
+    assert put(sound).status_code == 200
+    after = requests.get(f"{server.url}/datastore/label/info", query).json()
+    assert after["level"] == "easy" and after["author"] == "ben"
 
 
 def test_scoring_is_not_started_by_hand(server):

@@ -4,6 +4,8 @@
 
 const byId = (id) => document.getElementById(id);
 const seconds = 2;
+let patience = 10;  // seconds that the server has to answer; one that hangs says nothing of itself
+let asking = 0;
 
 function show(id, text) { byId(id).textContent = text; }
 function percent(value) { return value === null || value === undefined ? "–" : (100 * value).toFixed(1) + " %"; }
@@ -46,11 +48,12 @@ function say(text, fine = false) {
 
 async function post(path) {
   try {
-    const answer = await fetch(path, { method: "POST", headers: { "X-Requested-With": "mnseg" } });
+    const signal = AbortSignal.timeout(3000 * patience);  // to stop a training takes some seconds
+    const answer = await fetch(path, { method: "POST", headers: { "X-Requested-With": "mnseg" }, signal });
     const content = await answer.json().catch(() => ({}));
     say(content.detail || (answer.ok ? "Done." : "The server answered " + answer.status + "."), answer.ok);
   } catch (error) {
-    say("The server does not answer.");
+    say("The server has not answered to " + path + "; it may have done it all the same.");
   }
   await refresh();
 }
@@ -192,8 +195,9 @@ function showHistory(history) {
 }
 
 async function refresh() {
+  asking += 1;
   try {
-    const answer = await fetch("status", { cache: "no-store" });
+    const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(1000 * patience) });
     if (!answer.ok) throw new Error("status " + answer.status);
     const status = await answer.json();
     if (byId("message").textContent === "The server does not answer.") say("");
@@ -208,6 +212,8 @@ async function refresh() {
     document.body.dataset.ready = "yes";
   } catch (error) {
     say("The server does not answer.");
+  } finally {
+    asking -= 1;
   }
 }
 
@@ -215,4 +221,4 @@ document.querySelectorAll("button[data-post]").forEach((button) => button.addEve
   if (!button.dataset.ask || confirm(button.dataset.ask)) post(button.dataset.post);
 }));
 refresh();
-setInterval(refresh, 1000 * seconds);
+setInterval(() => { if (!asking) refresh(); }, 1000 * seconds);

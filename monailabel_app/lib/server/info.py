@@ -1,0 +1,42 @@
+"""What clients write about a scan or a label: any keys, but those that this server reads must have their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lib.errors import RequestError
+from lib.labels.segments import segment_entries
+
+__all__ = ["require_sound_info"]
+
+
+def require_sound_info(info: Mapping[str, Any]) -> None:
+    """Raises: RequestError, 400, for a key of the wrong kind."""
+    for key, (fits, kind) in KINDS.items():
+        if key in info and not fits(info[key]):
+            raise RequestError(400, f"{key} in info must be {kind}, not {repr(info[key])[:60]}.")
+    if "label_info" in info:
+        segment_entries(info["label_info"])
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "ts": (_is_time, "a time in seconds since 1970"),
+    "name": (_is_text, "a text"),
+    "author": (_is_text, "a text"),
+    "client_id": (_is_text, "a text"),
+    "origin": (_is_object, "an object"),
+    "seg": (_is_object, "an object"),
+}
