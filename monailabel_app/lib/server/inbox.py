@@ -74,10 +74,10 @@ class Inbox:
         return self.waiting_folders()
 
     def waiting_folders(self) -> list[Submission]:
-        """The same while the server runs and drafts are being written."""
+        """The same while the server runs: drafts are being written, and are left alone."""
         if not self.root.is_dir():
             return []
-        folders = sorted(folder for folder in self.root.iterdir() if (folder / "facts.json").is_file())
+        folders = sorted(folder for folder in self.root.glob("[!.]*") if (folder / "facts.json").is_file())
         return [Submission(folder, json.loads((folder / "facts.json").read_bytes())) for folder in folders]
 
     def done(self, submission: Submission) -> None:

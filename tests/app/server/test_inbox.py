@@ -104,7 +104,11 @@ def test_only_older_labels_of_the_same_scan_and_tag_are_superseded(tmp_path):
     facts = [{"image": "a", "tag": "final"}, {"image": "b", "tag": "final"}, {"image": "a", "tag": "draft"},
              {"image": "a", "tag": "final"}, {"image": "a", "tag": "final"}]
     made = [inbox.put(lambda path: path.write_bytes(b"x"), one) for one in facts]
+    draft = tmp_path / ".00000000000000000001-draft"  # another client's, which is just being written
+    draft.mkdir()
+    (draft / "facts.json").write_text(json.dumps(facts[0]))
     inbox.supersede(made[3])
+    assert draft.is_dir()
     assert [submission.folder for submission in inbox.waiting()] == [made[i].folder for i in (1, 2, 3, 4)]
 
 
