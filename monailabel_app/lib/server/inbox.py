@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,15 @@ class Inbox:
         os.rename(submission.folder, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
 
-    def supersede(self, submission: Submission) -> None:
-        """Forget older submissions of the same scan and tag, whose storing failed: they must not come back over it."""
+    def supersede(self, submission: Submission, failed: Collection[str]) -> None:
+        """Forget older submissions of the same scan and tag: they must not come back over it.
+
+        Args:
+            submission: the newer one.
+            failed: names of those whose storing failed; others may be on their way at this moment.
+        """
         mine = (submission.facts.get("image"), submission.facts.get("tag"))
-        for other in self.waiting_folders():
-            older = other.folder.name < submission.folder.name
-            if older and (other.facts.get("image"), other.facts.get("tag")) == mine:
+        for other in self.waiting_folders() if failed else ():
+            name = other.folder.name
+            if name in failed and name < submission.folder.name and (other.facts["image"], other.facts["tag"]) == mine:
                 self.done(other)

@@ -66,6 +66,7 @@ class Submissions:
         self.app, self.inbox = app, inbox
         self.replaced = Replaced(inbox.root.parent / "replaced")
         self._lock = threading.Lock()
+        self._failed: set[str] = set()  # names of submissions that wait because they could not be stored
 
     def take(
         self,
@@ -105,7 +106,10 @@ class Submissions:
         submission = self.inbox.put(accepted.write, facts)
         try:
             return self._store(submission)
-        except OSError as error:
+        except BaseException as error:
+            self._failed.add(submission.folder.name)
+            if not isinstance(error, OSError):
+                raise
             logger.exception("the label of %s cannot be stored", image_id)
             raise RequestError(507 if is_full(error) else 500,
                                f"The label of {image_id} was received and is kept, but it cannot be stored now "
@@ -120,6 +124,7 @@ class Submissions:
     def replay(self) -> int:
         """Store what a killed server had accepted; returns how many."""
         waiting = self.inbox.waiting()
+        self._failed |= {submission.folder.name for submission in waiting}
         for submission in waiting:
             try:
                 self._store(submission)
@@ -138,7 +143,7 @@ class Submissions:
                 self._keep_the_other(image_id)
             label_id = self.app.datastore().save_label(image_id, str(submission.mask), tag, self._info(submission))
             edit = self._record(submission) if tag == FINAL else {}
-            self.inbox.supersede(submission)
+            self.inbox.supersede(submission, self._failed)
             self.inbox.done(submission)
         answer = dict(self.app.on_save_label(image_id, label_id) or {})
         return {**answer, **edit, "image": image_id, "label": label_id}

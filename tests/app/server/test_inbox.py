@@ -103,13 +103,14 @@ def test_only_older_labels_of_the_same_scan_and_tag_are_superseded(tmp_path):
     inbox = Inbox(tmp_path)
     facts = [{"image": "a", "tag": "final"}, {"image": "b", "tag": "final"}, {"image": "a", "tag": "draft"},
              {"image": "a", "tag": "final"}, {"image": "a", "tag": "final"}]
+    facts.insert(1, facts[0])  # made[1]: of another client, on its way
     made = [inbox.put(lambda path: path.write_bytes(b"x"), one) for one in facts]
     draft = tmp_path / ".00000000000000000001-draft"  # another client's, which is just being written
     draft.mkdir()
     (draft / "facts.json").write_text(json.dumps(facts[0]))
-    inbox.supersede(made[3])
+    inbox.supersede(made[4], {one.folder.name for one in made if one is not made[1]} | {draft.name})
     assert draft.is_dir()
-    assert [submission.folder for submission in inbox.waiting()] == [made[i].folder for i in (1, 2, 3, 4)]
+    assert [submission.folder for submission in inbox.waiting()] == [made[i].folder for i in (1, 2, 3, 4, 5)]
 
 
 def test_labels_are_taken_in_by_their_whole_names(tmp_path, monkeypatch, caplog):
