@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 from mnseg.inferers.openvino import OpenVINOInferer, has_openvino
+from mnseg.networks.channels_last import to_channels_last
 
 Road = Callable[[Tensor], Tensor]
 LA = {"patch_size": (160, 160, 64), "features": (32, 64, 128, 256, 512, 32), "size": (200, 176, 88)}
@@ -39,10 +40,10 @@ def roads(network: nn.Module, settings: Mapping[str, Any], device: torch.device)
     """Name -> volume (1, C, H, W, D) to logits; "plain" is the first."""
     plain = SlidingWindowInferer(**settings)
 
-    last = copy.deepcopy(network).to(memory_format=torch.channels_last_3d)
+    last = to_channels_last(copy.deepcopy(network))
 
     def channels_last(volume: Tensor) -> Tensor:
-        return plain(volume, lambda windows: last(windows.contiguous(memory_format=torch.channels_last_3d)))
+        return plain(volume, last)
 
     def bfloat16(volume: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):

@@ -54,8 +54,10 @@ class PlainTrainer:
     def __init__(self, parser: ConfigParser) -> None:
         self.device = parser.get_parsed_content("device")
         suffixes = {"3d": "", "2d": "_2d"}
-        self.networks = {name: parser.get_parsed_content(f"network{end}") for name, end in suffixes.items()}
+        self.networks = {name: _stock(parser.get_parsed_content(f"network{end}")) for name, end in suffixes.items()}
         self.optimizers = {name: parser.get_parsed_content(f"optimizer{end}") for name, end in suffixes.items()}
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()  # its averages have the layout that the weights had
         self.loss = parser.get_parsed_content("loss")
         self.labeled = parser.get_parsed_content("datalist")["labeled"]
         self.unlabeled = parser.get_parsed_content("unlabeled")
@@ -95,6 +97,17 @@ class PlainTrainer:
         loss.backward()
         self.optimizers[name].step()
         loss.item()
+
+
+def _stock(network: nn.Module) -> nn.Module:
+    """Take back what ``channels_last`` did to a network."""
+    for parameter in network.parameters():
+        stock = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        parameter.data = stock.copy_(parameter.data)
+    for module in network.modules():
+        if isinstance(module, nn.InstanceNorm3d):
+            module.__class__ = nn.InstanceNorm3d
+    return network
 
 
 def _pipeline(parser: ConfigParser, kind: str) -> Compose:

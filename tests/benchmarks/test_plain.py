@@ -28,7 +28,11 @@ def test_both_are_timed_and_compared(tmp_path, capsys):
 
 def test_only_the_student_learns(tmp_path):
     parser, _, _ = open_short(build_parser().parse_args(ARGV), Path(tmp_path))
+    assert not all(p.is_contiguous() for p in parser.get_parsed_content("network").parameters()), "ours: channels last"
     trainer = PlainTrainer(parser)
+    assert all(p.is_contiguous() for network in trainer.networks.values() for p in network.parameters())
+    kinds = {type(module) for module in trainer.networks["3d"].modules() if isinstance(module, torch.nn.InstanceNorm3d)}
+    assert kinds == {torch.nn.InstanceNorm3d}
     image, label = trainer.batch(3, 2)
     assert image.shape == (3, 1, 32, 32, 32) and label.shape == (1, 1, 32, 32, 32)
     for student in ("3d", "2d"):
