@@ -295,6 +295,7 @@ def test_mine_json_turns_a_folder_of_images_into_pseudo_labels(trained, data, tm
     _cut(tmp_path / "images" / "testing_000.png")
     message = refusal("mine.json", overrides | {"output_dir": str(tmp_path / "other")}, trained / "model.json")
     assert "1 of 10 images cannot be used" in message and "testing_000.png cannot be read" in message
+    assert "more" not in message
     assert not (tmp_path / "other").exists()
     left = {"output_dir": str(tmp_path / "left"), "skip_unreadable": True}
     run("mine.json", overrides | left, trained / "model.json")

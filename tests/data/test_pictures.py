@@ -192,7 +192,13 @@ def test_an_image_larger_than_memory_is_told_from_its_header(tmp_path, monkeypat
     path = save(tmp_path / "a.png", np.zeros((100, 200), np.uint8))
     assert memory_fault(path, 3, 2) == ""
     monkeypatch.setattr(pictures, "_free_memory", lambda: 1_000_000)
-    assert "100x200 pixels and would need 0.00104 GB" in memory_fault(path, 3, 2)  # 4 (1 + 2 * 3 + 3 * 2) bytes a pixel
+    # 2 * 4 (1 + 2 * 3 + 3 * 2) bytes a pixel
+    assert "100x200 pixels and would need 0.00208 GB" in memory_fault(path, 3, 2)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 19_999)
+    assert "has 100x200 pixels, more than 0 million: every reading would take minutes" in memory_fault(path, 3, 2)
+    monkeypatch.setattr(pictures, "_free_memory", lambda: None)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 20_000)
+    assert memory_fault(path, 3, 2) == ""
 
 
 def test_loading_an_item(tmp_path):

@@ -167,6 +167,14 @@ def test_a_scan_in_another_axis_order_gets_its_label_there(phantom, mined_list, 
     np.testing.assert_array_equal(np.asarray(a.dataobj), np.asarray(b.dataobj))
 
 
+def test_a_refused_mining_leaves_nothing_of_an_earlier_one(phantom, tmp_path):
+    mine(phantom, tmp_path / "out", max_cases=1)
+    (label,) = (tmp_path / "out" / "labels").iterdir()
+    with pytest.raises(UserError, match="no scan was kept"):
+        mine(phantom, tmp_path / "out", max_cases=1, min_agreement=1.0)
+    assert not label.exists() and not (tmp_path / "out" / "datalist.json").exists()
+
+
 def test_refusals(phantom, tmp_path):
     with pytest.raises(UserError, match="no scan was kept .*3 too few slices kept.*agreement too low.*min_kept"):
         mine(phantom, tmp_path / "out", Oracle([disk((20, 20), (0, 0), 1)]), min_agreement=0.9)

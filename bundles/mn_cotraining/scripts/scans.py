@@ -71,7 +71,8 @@ def find_case_faults(cases, channels, num_classes):
 
 def listed(faults, limit=5):
     parts = [f"{path} ({why})" for path, why in list(faults.items())[:limit]]
-    return "; ".join([*parts, f"and {len(faults) - limit} more"][: limit + (len(faults) > limit)])
+    rest = [f"and {len(faults) - limit} more"] if len(faults) > limit else []
+    return "; ".join(parts + rest)
 
 
 def _fault_of(find, path):

@@ -56,7 +56,8 @@ def find_faults(cases, pictures, channels, num_classes):
 
 def listed(faults, limit=5):
     parts = [f"{path} ({why})" for path, why in list(faults.items())[:limit]]
-    return "; ".join([*parts, f"and {len(faults) - limit} more"][: limit + (len(faults) > limit)])
+    rest = [f"and {len(faults) - limit} more"] if len(faults) > limit else []
+    return "; ".join(parts + rest)
 
 
 def require_pictures(files, faults, skip_unreadable, folder, pattern):

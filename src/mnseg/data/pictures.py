@@ -166,10 +166,17 @@ def as_channels(picture: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(picture[None], channels, axis=0) if picture.ndim == 2 else np.moveaxis(picture, -1, 0)
 
 
+MOST_PIXELS = 64_000_000
+
+
 def memory_fault(path: str | os.PathLike, channels: int, num_classes: int) -> str:
-    """Why an image would not fit into memory when it is segmented, from its header; "" where it fits."""
+    """Why an image is too large, for memory or for anybody's patience, from its header; "" where it is not."""
     rows, columns, stored = picture_size(path)
-    needed = 4 * rows * columns * (stored + 2 * channels + 3 * num_classes)  # float32: image, probabilities, mask
+    if rows * columns > MOST_PIXELS:
+        return (f"has {rows}x{columns} pixels, more than {MOST_PIXELS / 1e6:.0f} million: every reading would take "
+                "minutes, make it smaller")
+    # float32: image, probabilities, mask; twice, since an image is blurred before it is made smaller
+    needed = 2 * 4 * rows * columns * (stored + 2 * channels + 3 * num_classes)
     free = _free_memory()
     if free is None or needed <= free:
         return ""

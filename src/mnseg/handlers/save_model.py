@@ -52,4 +52,4 @@ class SaveModelHandler:
         path = atomic_save(self.network.state_dict(), self.ckpt_dir / "model.pt")
         state = engine.state
         best = f"epoch {state.best_metric_epoch}, {state.best_metric:.4f}" if state.best_metric >= 0 else "not measured"
-        logger.info("final 3D network: %s (best on validation: %s)", path, best)
+        logger.info("final model: %s (best on validation: %s)", path, best)

@@ -59,7 +59,7 @@ def mine_scans(
         max_cases: most scans that are mined, in the datalist's order; None: all.
 
     Returns:
-        Path of the new datalist, which is written last.
+        Path of the new datalist, which is written last; one of an earlier mining is removed before.
 
     Raises:
         UserError: no unlabeled scan has a mask, a mask does not fit its scan, or no scan was kept.
@@ -74,12 +74,17 @@ def mine_scans(
     pool = pool[:max_cases]
     axis = through_plane_axis([item for item, _ in pool]) if axis is None else axis
     labels, slices, counts = {}, [], Counter()
+    # From here on what an earlier mining left is no longer what decisions.csv says.
+    if (output_dir / "datalist.json").resolve() != Path(datalist).resolve():
+        (output_dir / "datalist.json").unlink(missing_ok=True)
     for item, path in pool:
         mined, label_path = _mine_scan(item, path, output_dir / "labels", miner, num_classes, axis, window, min_kept)
         counts[mined.decision] += 1
         slices += [MinedImage(each.case, None, each.decision, each.components) for each in mined.slices]
         slices += [] if mined.slices else [MinedImage(item["case"], None, mined.decision)]
-        if label_path is not None:
+        if label_path is None:
+            (output_dir / "labels" / f"{item['case']}.nii.gz").unlink(missing_ok=True)
+        else:
             labels[item["case"]] = label_path
         logger.info("%s: %s", item["case"], mined.decision)
     write_decisions(slices, output_dir / "decisions.csv")

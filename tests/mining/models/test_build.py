@@ -99,3 +99,9 @@ def test_a_restrictive_license_is_told(sam):
     (sam / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     with pytest.warns(UserWarning, match="cc-by-nc-4.0"):
         build_promptable(str(sam))
+
+
+def test_a_checkpoint_of_another_program_is_told(tmp_path):
+    (tmp_path / "sam_vit_b.pth").write_bytes(b"weights")
+    with pytest.raises(UserError, match="sam_vit_b.pth is a file: give a directory in the form of transformers"):
+        build_promptable(str(tmp_path / "sam_vit_b.pth"))

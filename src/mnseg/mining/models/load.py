@@ -57,6 +57,9 @@ def load_frozen(name: str, multimask: bool = True, device: torch.device | str = 
 
 
 def _load_config(name: str, local_only: bool) -> PretrainedConfig:
+    if os.path.isfile(name):
+        raise UserError(f"{name} is a file: give a directory in the form of transformers (config.json, "
+                        "model.safetensors). Checkpoints of other programs must be converted first.")
     if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
         raise UserError(f"{name} holds no config.json: give the directory of a promptable model such as SAM, or "
                         f"{RANDOM_WALKER}.")
