@@ -359,6 +359,15 @@ def test_overlays_build_a_trainer(path, data, tmp_path):
         assert made.parser.get_parsed_content("batch_sampler").unlabeled == []
 
 
+def test_channels_last_is_a_layout_and_no_other_network(data, tmp_path):
+    made = workflow(settings(data, tmp_path, channels_last=True))
+    network = made.parser.get_parsed_content("train::trainer").networks["3d"]
+    assert not all(parameter.is_contiguous() for parameter in network.parameters())
+    stock = workflow(settings(data, tmp_path)).parser.get_parsed_content("network")
+    for name, value in stock.state_dict().items():
+        assert value.is_contiguous() and torch.equal(value, network.state_dict()[name])
+
+
 def test_supervised_only_never_sees_an_unlabeled_scan(data, tmp_path):
     train(
         settings(data, tmp_path, stage_1_epochs=1, stage_2_epochs=2),
