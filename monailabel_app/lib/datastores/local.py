@@ -104,12 +104,20 @@ class LocalScans(LocalDatastore):
             here = now[image_id].labels if image_id in now else {}
             gone = {tag: label for tag, label in labels.items() if tag not in here}
             if gone or image_id not in now:
-                self._away.objects[image_id] = ImageLabelModel(image=entry.image, labels=gone)
+                earlier = self._away.objects.get(image_id)
+                kept = {**(earlier.labels if earlier else {}), **gone}
+                self._away.objects[image_id] = ImageLabelModel(image=entry.image, labels=kept)
         if self._bring_back():
             self._update_datastore_file()
         if self._away.model_dump() != known:
-            text = self._away.model_dump_json()
+            self._save_away()
+
+    def _save_away(self) -> None:
+        text = self._away.model_dump_json()
+        try:
             durable_write(self._away_path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        except OSError as error:  # a full disk; it is in memory, and nobody asked for it
+            logger.warning("%s cannot be written: %s", self._away_path, error)
 
     def _bring_back(self) -> bool:
         """Give labels that are back what was known of them; whether there were any."""
@@ -138,7 +146,8 @@ class LocalScans(LocalDatastore):
         for file in sorted(self._list_files(self._datastore.image_path(), self._extensions)):
             files.setdefault(self._to_id(file)[0], []).append(file)
         doubles = {image_id: names for image_id, names in files.items() if len(names) > 1}
-        for image_id in doubles.keys() - self.doubles.keys():
+        # A file that arrived this moment is in the list, and not yet in the index.
+        for image_id in (doubles.keys() - self.doubles.keys()) & self._datastore.objects.keys():
             used = self._filename(image_id, self._datastore.objects[image_id].image.ext)
             logger.warning("%s have one name: %s is used alone; rename the others",
                            " and ".join(doubles[image_id]), used)

@@ -149,14 +149,14 @@ class Submissions:
         return {**answer, **edit, "image": image_id, "label": label_id}
 
     def _keep_the_other(self, image_id: str) -> None:
-        """The label that is about to be replaced; where it cannot be read, there is nothing to keep."""
+        """The label that is about to be replaced. That it cannot be had must not keep the new one out."""
         from lib.trainers.datalist import final_label  # here: it imports much
 
         if image_id in self.app.datastore().get_labeled_images():
             try:
                 self.replaced.keep(image_id, final_label(self.app.datastore(), image_id))
-            except FileNotFoundError:
-                logger.warning("the label of %s that is replaced is not there", image_id)
+            except Exception as error:  # a disk, a PACS
+                logger.warning("the label of %s that is replaced is not kept: %s", image_id, error)
 
     def _require_place(self, submission: Submission) -> None:
         """A label that may not replace another one is dropped, unless it is there already itself."""
