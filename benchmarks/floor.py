@@ -1,12 +1,14 @@
 """The least time that a step can take: operations over the measured matrix rate, bytes over the measured bandwidth.
 
 Used by ``step.py --floor``. Operations are those of convolutions, matrix products and attention, forward and backward,
-as torch counts them. Bytes are what cannot stay in a cache: every tensor that is kept for the backward pass is written
-once and read once; every weight is read in both passes, its gradient written and read, the optimizer's state rewritten.
+as torch counts them (but for the backward pass of grouped convolutions, which it counts as if they had no groups). Bytes
+are what cannot stay in a cache: every tensor that is kept for the backward pass is written once and read once; every
+weight is read in both passes, its gradient written and read, the optimizer's state rewritten.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -116,7 +118,7 @@ class StepCounts:
         if self._step == 1:
             self._saved.clear()
             self._weights = {p.untyped_storage().data_ptr() for net in self.networks(engine) for p in net.parameters()}
-            self._open = [FlopCounterMode(display=False),
+            self._open = [FlopCounterMode(display=False, custom_mapping=FORMULAS),
                           torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)]
         elif self._step == 2:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
@@ -149,6 +151,17 @@ class StepCounts:
             for net in self.networks(engine) for p in net.parameters()
         ))  # fmt: skip
 
+
+def _convolution_backward(
+    grad_shape: list[int], image_shape: list[int], weight_shape: list[int], bias: Any, stride: Any, padding: Any,
+    dilation: Any, transposed: bool, output_padding: Any, groups: int, wanted: list[bool], **_: Any,
+) -> int:  # fmt: skip
+    """Each gradient asks for as many operations as the forward pass: two for each weight at each place it is put to."""
+    places = math.prod((image_shape if transposed else grad_shape)[2:])
+    return 2 * sum(wanted[:2]) * image_shape[0] * places * math.prod(weight_shape)
+
+
+FORMULAS = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 KINDS = {
     "convolutions and products": ("conv", "mm", "linear", "attention"),

@@ -41,6 +41,21 @@ def test_a_convolution_and_its_backward_by_hand():
     assert row.shares is not None and sum(row.shares.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("conv", "forward"), [
+    (nn.Conv2d(4, 4, 3, groups=4, bias=False), 2 * 4 * 9 * 6 * 6),
+    (nn.Conv2d(4, 6, 3, groups=2, bias=False), 2 * 6 * 2 * 9 * 6 * 6),
+    (nn.ConvTranspose2d(4, 2, 2, stride=2, bias=False), 2 * 4 * 2 * 4 * 8 * 8),
+])  # fmt: skip
+def test_groups_and_transposed_convolutions_by_hand(conv, forward):
+    """Forward, gradient of the input and gradient of the weight ask for the same; two samples of 8x8."""
+    image = torch.randn(2, 4, 8, 8, requires_grad=True)
+    engine = Engine(lambda _, __: conv(image).sum().backward())
+    counts = StepCounts(lambda _: "step", lambda _: [conv], lambda _: [conv])
+    counts.attach(engine)
+    engine.run(range(1), max_epochs=1)
+    assert counts.rows["step"].operations == 3 * 2 * forward
+
+
 def test_every_kind_of_step_has_a_floor(tmp_path, capsys):
     out = tmp_path / "out.json"
     tiny = ["network_def#features=[4, 4, 8, 8, 16, 4]", "batch_size=3"]

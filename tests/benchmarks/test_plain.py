@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain import PlainTrainer, main
+from plain import PlainTrainer, _stock, main
 from step import build_parser, open_short
+
+from mnseg.networks.dilated_depthwise import to_fast_dilated
 
 TINY = ["network_def#features=[4, 4, 8, 8, 16, 4]", "batch_size=3"]
 ARGV = ["--steps", "1", "--warmup", "0", "--unlabeled", "2", "--unlabeled-cases", "2", "--volumes", "1",
@@ -41,6 +43,13 @@ def test_only_the_student_learns(tmp_path):
         after = _weights(trainer.networks)
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert changed == {student}
+
+
+def test_the_plain_build_has_torchs_own_convolutions():
+    network = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, dilation=2, groups=4), torch.nn.Conv2d(4, 2, 1))
+    to_fast_dilated(network.to(memory_format=torch.channels_last))
+    assert type(network[0]) is not torch.nn.Conv2d
+    assert {type(conv) for conv in _stock(network)} == {torch.nn.Conv2d}
 
 
 def _weights(networks: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["to_fast_dilated"]
+__all__ = ["FastDilatedConv2d", "to_fast_dilated"]
 
 
 class _DilatedDepthwise(torch.autograd.Function):
@@ -49,7 +49,7 @@ def _windows(kernel: torch.Size, dilation: tuple[int, int], size: torch.Size) ->
     return [(slice(None), *(slice(at, at + edge) for at, edge in zip(start, size, strict=True))) for start in starts]
 
 
-class _FastDilatedConv2d(nn.Conv2d):
+class FastDilatedConv2d(nn.Conv2d):
     """A convolution that takes the fast way where it is one: training on a CPU, in full precision."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
@@ -76,7 +76,7 @@ def to_fast_dilated(network: nn.Module) -> nn.Module:
     """
     for module in network.modules():
         if type(module) is nn.Conv2d and _is_dilated_depthwise(module):
-            module.__class__ = _FastDilatedConv2d
+            module.__class__ = FastDilatedConv2d
     return network
 
 
