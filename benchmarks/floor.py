@@ -1,9 +1,9 @@
 """The least time that a step can take: operations over the measured matrix rate, bytes over the measured bandwidth.
 
 Used by ``step.py --floor``. Operations are those of convolutions, matrix products and attention, forward and backward,
-as torch counts them (but for the backward pass of grouped convolutions, which it counts as if they had no groups). Bytes
-are what cannot stay in a cache: every tensor that is kept for the backward pass is written once and read once; every
-weight is read in both passes, its gradient written and read, the optimizer's state rewritten.
+as torch counts them (but for the backward pass of grouped convolutions, which it counts as if they had no groups).
+Bytes are what cannot stay in a cache: every tensor that is kept for the backward pass is written once and read once;
+every weight is read in both passes, its gradient written and read, the optimizer's state rewritten.
 """
 
 from __future__ import annotations
