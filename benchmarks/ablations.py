@@ -61,6 +61,7 @@ INGREDIENTS = {
     "strong_augmentation": ("stronger augmentation", None),
     "more_foreground": ("more crops at the foreground", None),
     "neighboring_slices": ("neighboring slices as channels", None),
+    "several_axes": ("slices along all three axes", None),
     "larger_batch": ("batch of 8", None),
 }
 ALL_ROWS = ROWS | INGREDIENTS

@@ -62,6 +62,11 @@ def _is_range(value: Any) -> bool:
     return 0 < value[0] <= value[1]
 
 
+def _is_axis(value: Any) -> bool:
+    axes = value if isinstance(value, (list, tuple)) else [value]
+    return all(_is_whole(axis) and axis in (0, 1, 2) for axis in axes) and 0 < len(axes) == len(set(axes))
+
+
 RULES: dict[str, Rule] = {
     "sampling": _one_of(*MODES),
     "roles": _one_of(*ROLES),
@@ -97,6 +102,7 @@ RULES: dict[str, Rule] = {
     "refresh_cases": _or_null(_whole(1)),
     "lora_rank": _whole(1),
     "lora_dropout": _number(0, 1, open_high=True),
+    "slice_axis": (_is_axis, "0, 1 or 2, or a list of different ones"),
     "slice_scale": _number(0, open_low=True),
     "slice_stride": _whole(1),
     "slice_chunk": _whole(1),

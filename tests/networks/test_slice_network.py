@@ -75,6 +75,15 @@ def test_slice_axis_follows_the_volume(axis):
     torch.testing.assert_close(turned.movedim(2 + axis, 4), reference, atol=1e-5, rtol=1e-5)
 
 
+def test_several_axes_give_the_mean_of_their_probabilities():
+    f = small_net()
+    x = torch.randn(1, 1, 36, 40, 34)
+    single = [lifted(f, slice_axis=axis).eval()(x).softmax(1) for axis in (2, 0)]
+    both = lifted(f, slice_axis=[2, 0]).eval()
+    torch.testing.assert_close(both(x).exp(), sum(single) / 2)
+    torch.testing.assert_close(both(x, axis=0).softmax(1), single[1])
+
+
 def test_context_gives_the_neighbours_with_repeated_edges():
     x = torch.arange(4.0).view(1, 1, 1, 1, 4).expand(1, 1, 6, 5, 4)
     out = identity_input(slice_context=3)(x)
@@ -185,7 +194,9 @@ def test_bfloat16_autocast_returns_float32_logits():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"slice_axis": 3}, {"slice_context": 2}, {"chunk_size": 0}, {"slice_scale": 0}, {"num_classes": 5}]
+    "bad",
+    [{"slice_axis": 3}, {"slice_axis": []}, {"slice_axis": [1, 1]}, {"slice_context": 2}, {"chunk_size": 0},
+     {"slice_scale": 0}, {"num_classes": 5}],
 )
 def test_bad_arguments_are_named(bad):
     with pytest.raises(UserError):

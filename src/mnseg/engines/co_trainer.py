@@ -196,18 +196,19 @@ class CoTrainer(SupervisedTrainer):
         batch_size, b_l = image.shape[0], label.shape[0]
         sums: dict[str, Tensor] = {}
         counts: Counter[str] = Counter()
-        positions = self._slice_positions(unwrap(network), image) if name == "2d" and self.slice_stride > 1 else None
-        if positions is not None:
-            axis = 2 + unwrap(network).slice_axis
-            label = label.index_select(axis, positions)
-            pseudo = None if pseudo is None else pseudo.index_select(axis, positions)
+        slices = self._draw_slices(unwrap(network), image) if name == "2d" else {}
+        if slices:
+            label, pseudo = (
+                None if part is None else part.index_select(2 + slices["axis"], slices["positions"])
+                for part in (label, pseudo)
+            )
         for chunk in self._chunks(batch_size):
             part_label = label[chunk.start : min(chunk.stop, b_l)]
             part_ignored = None if ignored is None else ignored[chunk.start : chunk.start + len(part_label)]
             part_pseudo = None if pseudo is None else pseudo[max(chunk.start - b_l, 0) : max(chunk.stop - b_l, 0)]
             with _without_exchange(network, chunk.stop < batch_size):
                 with self.autocast():
-                    logits = network(image[chunk]) if positions is None else network(image[chunk], positions)
+                    logits = network(image[chunk], **slices)
                 loss = self.loss(logits, part_label, part_pseudo, part_ignored)
                 share = (chunk.stop - chunk.start) / batch_size
                 scaler.scale(loss.total * share).backward()
@@ -221,11 +222,18 @@ class CoTrainer(SupervisedTrainer):
         scaler.update()
         return {f"loss_{kind}_{name}": found[kind] / count for kind, count in counts.items()}
 
-    def _slice_positions(self, network: nn.Module, image: Tensor) -> Tensor:
-        """Every ``slice_stride``-th slice, from an offset that is drawn anew each step."""
-        depth = image.shape[2 + network.slice_axis]
-        offset = int(torch.randint(min(self.slice_stride, depth), ()))
-        return torch.arange(offset, depth, self.slice_stride, device=image.device)
+    def _draw_slices(self, network: nn.Module, image: Tensor) -> dict[str, Any]:
+        """What of a patch the 2D network learns from in this step; empty: from all of it.
+
+        One of its axes, and along that every ``slice_stride``-th slice, from an offset that is drawn anew.
+        """
+        axes = getattr(network, "slice_axes", ())  # a second 3D network has none
+        if len(axes) < 2 and self.slice_stride == 1:
+            return {}
+        axis = axes[int(torch.randint(len(axes), ()))] if len(axes) > 1 else axes[0]
+        depth = image.shape[2 + axis]
+        offset = int(torch.randint(min(self.slice_stride, depth), ())) if self.slice_stride > 1 else 0
+        return {"axis": axis, "positions": torch.arange(offset, depth, self.slice_stride, device=image.device)}
 
     def _require_finite(self, found: Mapping[str, float], name: str) -> None:
         """Refuse a loss or a gradient that would spoil the weights, before the optimizer's step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ def build_slice_network(
     lora_rank: int = 64,
     lora_alpha: float | None = None,
     lora_dropout: float = 0.1,
-    slice_axis: int = 2,
+    slice_axis: int | Sequence[int] = 2,
     slice_scale: float = 1.0,
     slice_context: int = 1,
     slice_chunk: int = 32,

@@ -32,7 +32,8 @@ class SliceNetwork(nn.Module):
             (MobileNetV2 returns ceil(h / 8), SegFormer ceil(h / 4), UperNet h).
         num_classes: K, checked against the network's output.
         mean, std: per RGB channel, for x in [0, 1].
-        slice_axis: spatial axis (0, 1, 2 of H, W, D) along which slices are taken; the through-plane axis.
+        slice_axis: spatial axis (0, 1, 2 of H, W, D) along which slices are taken; the through-plane axis. Several, as
+            (2, 0, 1): slices are taken along each, and the probabilities are the mean over the axes.
         slice_scale: slices are enlarged bilinearly by this factor first, so that small slices keep enough logits
             (80 x 64 at stride 8 leaves 10 x 8).
         slice_context: 1 repeats a slice as three channels, 3 gives slices d-1, d, d+1 (edges repeated).
@@ -55,7 +56,7 @@ class SliceNetwork(nn.Module):
         num_classes: int,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
-        slice_axis: int = 2,
+        slice_axis: int | Sequence[int] = 2,
         slice_scale: float = 1.0,
         slice_context: int = 1,
         chunk_size: int = 32,
@@ -67,13 +68,17 @@ class SliceNetwork(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        _require(slice_axis in (0, 1, 2), f"slice_axis is {slice_axis}: give 0, 1 or 2 (H, W or D).")
+        axes = (slice_axis,) if isinstance(slice_axis, int) else tuple(slice_axis)
+        _require(
+            len(axes) > 0 and len({*axes}) == len(axes) and {*axes} <= {0, 1, 2},
+            f"slice_axis is {slice_axis}: give 0, 1 or 2 (H, W or D), or a list of different ones.",
+        )
         _require(slice_scale > 0, f"slice_scale is {slice_scale}: give a number above 0.")
         _require(slice_context in (1, 3), f"slice_context is {slice_context}: give 1 or 3.")
         _require(chunk_size >= 1, f"the slice chunk is {chunk_size}: give at least 1 slice.")
         self.network_2d = network_2d
         self.num_classes = num_classes
-        self.slice_axis = slice_axis
+        self.slice_axes = axes
         self.slice_scale = float(slice_scale)
         self.slice_context = slice_context
         self.chunk_size = chunk_size
@@ -86,11 +91,17 @@ class SliceNetwork(nn.Module):
         self.register_buffer("input_gain", (intensity_scale / std_t).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("input_offset", ((intensity_shift - mean_t) / std_t).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, positions: torch.Tensor | None = None, axis: int | None = None
+    ) -> torch.Tensor:
         """Logits (B, K, H, W, D), float32, of a volume (B, C, H, W, D).
 
-        With ``positions``, n indices along the slice axis, only these slices pass the network, each with its true
-        neighbors as context, and the logits have n slices there.
+        Args:
+            x: the volume.
+            positions: n indices along ``axis``: only these slices pass the network, each with its true neighbors as
+                context, and the logits have n slices there.
+            axis: slices are taken along this axis alone; None: along all of ``slice_axis``. With several, the result is
+                the logarithm of the mean probability.
         """
         if x.ndim != 5:
             raise UserError(f"SliceNetwork got a tensor of shape {tuple(x.shape)}: it reads (B, C, H, W, D).")
@@ -101,7 +112,14 @@ class SliceNetwork(nn.Module):
             f"The 2D network needs 1 or 3 input channels (1 with slice_context 3), the volume has {channels}: "
             "set in_channels or choose channels in the data.",
         )
-        volume = x.movedim(2 + self.slice_axis, 1)  # (B, D, C, h, w)
+        if axis is not None or len(self.slice_axes) == 1:
+            return self._along(self.slice_axes[0] if axis is None else axis, x, positions)
+        parts = [self._along(each, x, None).log_softmax(dim=1) for each in self.slice_axes]
+        return torch.stack(parts).logsumexp(dim=0) - math.log(len(parts))
+
+    def _along(self, axis: int, x: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """Logits from the slices along one axis."""
+        volume = x.movedim(2 + axis, 1)  # (B, D, C, h, w)
         batch, depth = volume.shape[:2]
         if positions is None:
             positions = torch.arange(depth, device=x.device)
@@ -121,7 +139,7 @@ class SliceNetwork(nn.Module):
                 logits.append(self._segment(slices))
         out = torch.cat(logits) if len(logits) > 1 else logits[0]
         out = out.reshape(batch, count, *out.shape[1:])  # (B, D, K, h, w)
-        return out.movedim(1, 2 + self.slice_axis).contiguous()
+        return out.movedim(1, 2 + axis).contiguous()
 
     def _take(self, volume: torch.Tensor, case: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
         """Slices (n, 1 or 3, h, w) at positions d of the given cases."""

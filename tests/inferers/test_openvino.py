@@ -18,7 +18,7 @@ from mnseg.inferers import openvino as module
 from mnseg.inferers.openvino import OpenVINOInferer
 
 SETTINGS = {"roi_size": (32, 32, 32), "sw_batch_size": 2, "overlap": 0.5}
-OVERLAY = Path(__file__).resolve().parents[1] / "configs" / "inference" / "openvino.json"
+OVERLAY = Path(__file__).resolve().parents[2] / "configs" / "inference" / "openvino.json"
 
 needs_openvino = pytest.mark.skipif(not module.has_openvino, reason="openvino is not installed")
 
