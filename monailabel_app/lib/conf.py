@@ -182,7 +182,8 @@ def _labels_of_model(model: Path | None) -> tuple[str, ...]:
 
 
 def _label_names(key: str, text: str) -> tuple[str, ...]:
-    names = [name.strip() for name in text.split(",")]
+    # MONAI Label's shell script splits its arguments at spaces again, quoted or not.
+    names = [name.replace("%20", " ").strip() for name in text.split(",")]
     if not all(names):
         raise UserError(f"--conf {key} {text!r}: separate names by single commas.")
     if len({name.lower() for name in names}) < len(names):

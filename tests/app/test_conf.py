@@ -27,6 +27,10 @@ def test_labels_are_1_to_n_in_their_order():
     assert parse(labels="lobe, bean,tube").label_indices == {"lobe": 1, "bean": 2, "tube": 3}
 
 
+def test_labels_survive_a_shell_script_that_splits_at_spaces():
+    assert parse(labels="left%20atrium,right%20atrium").labels == ("left atrium", "right atrium")
+
+
 def test_every_dicomweb_server_has_a_workspace_of_its_own():
     a, b, a2 = (parse(url).workspace for url in ("http://pacs/a", "http://pacs/b", "http://pacs/a/"))
     assert a.parent == APP / "model" and a != b and a == a2
