@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from mnseg.data.transforms import ForegroundIndicesd
 from mnseg.files import atomic_write
 from mnseg.networks.dilated_depthwise import FastDilatedConv2d
+from mnseg.networks.narrowing_convolution import NarrowingConv3d
 from mnseg.planning.clock import StepClock
 from mnseg.planning.steps import Kind
 
@@ -101,7 +102,7 @@ class PlainTrainer:
 
 
 def _stock(network: nn.Module) -> nn.Module:
-    """Take back what makes a network faster: layouts, norms of ``channels_last``, dilated depthwise convolutions."""
+    """Take back what makes a network faster: layouts, and the norms and convolutions that are ours."""
     for parameter in network.parameters():
         stock = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
         parameter.data = stock.copy_(parameter.data)
@@ -110,6 +111,8 @@ def _stock(network: nn.Module) -> nn.Module:
             module.__class__ = nn.InstanceNorm3d
         elif isinstance(module, FastDilatedConv2d):
             module.__class__ = nn.Conv2d
+        elif isinstance(module, NarrowingConv3d):
+            module.__class__ = nn.Conv3d
     return network
 
 

@@ -35,6 +35,9 @@ def test_only_the_student_learns(tmp_path):
     assert all(p.is_contiguous() for network in trainer.networks.values() for p in network.parameters())
     kinds = {type(module) for module in trainer.networks["3d"].modules() if isinstance(module, torch.nn.InstanceNorm3d)}
     assert kinds == {torch.nn.InstanceNorm3d}
+    assert {type(module) for module in trainer.networks["3d"].modules() if isinstance(module, torch.nn.Conv3d)} == {
+        torch.nn.Conv3d
+    }
     image, label = trainer.batch(3, 2)
     assert image.shape == (3, 1, 32, 32, 32) and label.shape == (1, 1, 32, 32, 32)
     for student in ("3d", "2d"):

@@ -10,6 +10,7 @@ from monai.networks.nets import BasicUNet, DynUNet, UNet
 from torch import nn
 
 from mnseg.networks.channels_last import to_channels_last
+from mnseg.networks.narrowing_convolution import NarrowingConv3d, is_narrowing
 
 NETWORKS = {
     "BasicUNet": lambda: BasicUNet(3, 1, 3, features=(2, 2, 4, 4, 8, 2)),
@@ -44,6 +45,29 @@ def test_outputs_and_gradients_are_those_of_the_stock_network(name, batch_size):
     fresh = NETWORKS[name]().double()
     fresh.load_state_dict(ours.state_dict())
     torch.testing.assert_close(results(fresh.eval(), image)[0], results(ours.eval(), image)[0])
+
+
+def test_the_decoders_convolutions_are_the_narrowing_ones():
+    network = to_channels_last(BasicUNet(3, 1, 3, features=(8, 16, 32, 64, 128, 8)))
+    found = [name for name, module in network.named_modules() if isinstance(module, NarrowingConv3d)]
+    assert found == [f"upcat_{level}.convs.conv_0.conv" for level in (4, 3, 2, 1)]
+
+
+@pytest.mark.parametrize("other", [
+    {"stride": 2}, {"padding": 0}, {"dilation": 2}, {"groups": 2}, {"padding": "same"}, {"padding_mode": "circular"},
+    {"kernel_size": 1, "padding": 0}, {"out_channels": 3}, {"kernel_size": (3, 3, 2)},
+], ids=str)  # fmt: skip
+def test_convolutions_for_which_it_is_not_made(other):
+    settings = {"in_channels": 4, "out_channels": 2, "kernel_size": 3, "padding": 1}
+    assert is_narrowing(nn.Conv3d(**settings))
+    assert not is_narrowing(nn.Conv3d(**{**settings, **other}))
+
+
+def test_a_frozen_convolution_passes_the_gradient_on():
+    conv = to_channels_last(nn.Sequential(nn.Conv3d(4, 2, 3, padding=1)))[0].requires_grad_(False)
+    image = torch.randn(1, 4, 5, 5, 5, requires_grad=True)
+    conv(image).sum().backward()
+    assert image.grad.abs().sum() > 0 and conv.weight.grad is None and conv.bias.grad is None
 
 
 def test_no_norm_leaves_the_layout():

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mnseg.networks.narrowing_convolution import NarrowingConv3d, is_narrowing
+
 __all__ = ["to_channels_last"]
 
 
@@ -48,4 +50,6 @@ def to_channels_last(network: nn.Module, wanted: bool = True) -> nn.Module:
     for module in network.modules():
         if type(module) is nn.InstanceNorm3d and not module.track_running_stats:
             module.__class__ = _PerSampleNorm3d
+        elif type(module) is nn.Conv3d and is_narrowing(module):
+            module.__class__ = NarrowingConv3d
     return network
