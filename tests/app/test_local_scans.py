@@ -200,3 +200,70 @@ def test_new_scans_are_noticed(folder):
 def test_nothing_to_download(scans):
     with pytest.raises(RequestError, match="nothing to download"):
         scans.get_dataset_archive(None)
+
+
+def eventually(true, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
+
+
+def test_labels_that_are_away_for_a_moment_leave_the_server_awake(folder, tmp_path_factory):
+    away = tmp_path_factory.mktemp("away") / "labels"
+    (folder / "labels" / "final").mkdir(parents=True)
+    (folder / "labels" / "final" / "a.nii.gz").write_bytes(b"label")
+    scans = LocalScans(folder)
+    assert scans.get_labeled_images() == ["a"]
+    shutil.move(folder / "labels", away)
+    (folder / "d.nii.gz").write_bytes(b"d")
+    assert eventually(lambda: "d" in scans.list_images() and scans.get_labeled_images() == [])
+    shutil.move(away, folder / "labels")
+    (folder / "e.nii.gz").write_bytes(b"e")
+    assert eventually(lambda: "e" in scans.list_images() and scans.get_labeled_images() == ["a"])
+
+
+def test_a_full_disk_does_not_end_the_watcher(folder, monkeypatch):
+    scans = LocalScans(folder)
+    write, failed = LocalScans._update_datastore_file, []
+
+    def full(self, lock=True):
+        if not failed:
+            failed.append(True)
+            raise OSError(28, "No space left on device")
+        write(self, lock)
+
+    monkeypatch.setattr(LocalScans, "_update_datastore_file", full)
+    (folder / "d.nii.gz").write_bytes(b"d")
+    assert eventually(lambda: failed)
+    (folder / "e.nii.gz").write_bytes(b"e")
+    assert eventually(lambda: {"d", "e"} <= set(scans.list_images()))
+    (folder / "d.nii.gz").unlink()
+    assert eventually(lambda: "d" not in scans.list_images())
+
+
+def test_what_no_event_tells_of_is_seen_by_the_next_look(folder, monkeypatch):
+    monkeypatch.setattr("lib.datastores.local.LOOK_SECONDS", 0.1)
+    scans = LocalScans(folder)
+    scans._observer.stop()
+    scans._observer.join()
+    (folder / "d.nii.gz").write_bytes(b"d")
+    assert eventually(lambda: "d" in scans.list_images())
+
+
+def test_a_renamed_scan_is_seen(folder):
+    scans = LocalScans(folder)
+    (folder / "a.nii.gz").rename(folder / "z.nii.gz")
+    assert eventually(lambda: "z" in scans.list_images() and "a" not in scans.list_images())
+
+
+def test_removed_means_removed_at_once(folder, tmp_path_factory):
+    (folder / "labels" / "final").mkdir(parents=True)
+    (folder / "labels" / "final" / "a.nii.gz").write_bytes(b"label")
+    scans = LocalScans(folder)
+    scans._observer.stop()
+    scans._observer.join()
+    scans.remove_label("a", "final")
+    assert scans.get_labeled_images() == []
+    scans.remove_image("b.1")
+    assert sorted(scans.list_images()) == ["a", "c"]

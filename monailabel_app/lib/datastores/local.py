@@ -29,6 +29,7 @@ from lib.errors import RequestError
 __all__ = ["EXTENSIONS", "LocalScans"]
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
+LOOK_SECONDS = 30.0  # besides what the operating system tells of the folder at once
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,11 @@ class LocalScans(LocalDatastore):
         self._away_path = Path(folder) / ".datastore_away.json"
         self._away = self._read_away(self._away_path)
         self.doubles: dict[str, list[str]] = {}
+        self._complaint = ""
         super().__init__(str(folder), extensions=[f"*{ext}" for ext in EXTENSIONS], auto_reload=auto_reload)
+        if auto_reload:
+            self._handler.on_moved = self._on_any_event
+            threading.Thread(target=self._look_regularly, name="folder of scans", daemon=True).start()
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
         """Copy a scan into the folder.
@@ -84,6 +89,14 @@ class LocalScans(LocalDatastore):
                 (folder / self._filename(image_id, before.ext)).unlink(missing_ok=True)
         return image_id
 
+    def remove_image(self, image_id: str) -> None:
+        super().remove_image(image_id)
+        self._look()
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        super().remove_label(label_id, label_tag)
+        self._look()
+
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         if not self.datalist():
             raise RequestError(404, "No scan has a final label yet, so there is nothing to download.")
@@ -96,7 +109,12 @@ class LocalScans(LocalDatastore):
         A share that was unmounted, or a folder that is being synchronized, must not cost authors and names of labels.
         """
         before = {image_id: (entry, dict(entry.labels)) for image_id, entry in self._datastore.objects.items()}
-        super()._reconcile_datastore()
+        changes = self._remove_non_existing() + self._add_non_existing_images()
+        labels = Path(self._datastore.label_path(None))
+        for tag in [folder.name for folder in labels.iterdir() if folder.is_dir()] if labels.is_dir() else []:
+            changes += self._add_non_existing_labels(tag)
+        if changes:
+            self._update_datastore_file()
         self._tell_of_doubles()
         now = self._datastore.objects
         known = self._away.model_dump()
@@ -184,10 +202,32 @@ class LocalScans(LocalDatastore):
             durable_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             self._config_ts = os.stat(path).st_mtime
 
+    def _look(self) -> None:
+        """Compare the index with the files; what fails now, the next look tries again.
+
+        A folder that is away or a disk that is full must not end the thread that watches: the server would be deaf.
+        """
+        try:
+            self.refresh()
+            complaint = ""
+        except Exception as error:  # whatever a disk or a network can do
+            complaint = f"{type(error).__name__}: {error}"
+        if complaint and complaint != self._complaint:
+            logger.warning("%s cannot be looked through (%s): it is tried again", self._datastore_path, complaint)
+        self._complaint = complaint
+
+    def _look_regularly(self) -> None:
+        while True:
+            time.sleep(LOOK_SECONDS)
+            self._look()
+
+    def _on_any_event(self, event: Any) -> None:
+        self._look()
+
     def _on_modify_event(self, event: Any) -> None:
         # A replaced file arrives as another event; what else changes the index is seen by its time stamp.
         if event.src_path == self._datastore_config_path:
-            self._init_from_datastore_file()
+            self._look()
 
 
 def _copy(source: str | os.PathLike, target: Path) -> None:
