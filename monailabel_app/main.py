@@ -32,6 +32,7 @@ from lib.server.start import (
     import_labels,
     leave_with_a_sentence,
     publish_first_model,
+    require_labels_fit,
     require_same_labels,
     set_threads,
     tame_monailabel,
@@ -71,6 +72,7 @@ class MnsegApp(MONAILabelApp):
                 version=__version__,
                 labels=list(self.app_conf.labels),
             )
+            require_labels_fit(self.datastore(), self.app_conf)
 
     # ---------------------------------------------------------------- what MONAI Label asks for
 

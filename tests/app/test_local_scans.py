@@ -267,3 +267,24 @@ def test_removed_means_removed_at_once(folder, tmp_path_factory):
     assert scans.get_labeled_images() == []
     scans.remove_image("b.1")
     assert sorted(scans.list_images()) == ["a", "c"]
+
+
+@pytest.mark.parametrize("remove", [lambda scans: scans.remove_label("a", "final"),
+                                    lambda scans: os.unlink(scans.get_label_uri("a", "final"))])  # fmt: skip
+def test_a_label_that_is_saved_anew_does_not_get_the_author_of_the_one_before(scans, remove):
+    put(scans, "a", b"first")
+    remove(scans)
+    scans.refresh()
+    file = scans.folder_of_uploads / "second.nii.gz"
+    file.write_bytes(b"second")
+    scans.save_label("a", str(file), "final", {"author": "berta"})
+    scans.refresh()
+    assert scans.get_label_info("a", "final")["author"] == "berta"
+
+
+def test_nothing_is_known_of_a_label_that_follows_a_removed_one(scans, folder):
+    put(scans, "a", b"first")
+    scans.remove_label("a", "final")
+    (folder / "labels" / "final" / "a.nii.gz").write_bytes(b"by hand")
+    scans.refresh()
+    assert scans.get_labeled_images() == ["a"] and "author" not in scans.get_label_info("a", "final")

@@ -84,6 +84,7 @@ class LocalScans(LocalDatastore):
             before = scan.labels.get(label_tag)
             info = {**(label_info or {}), "ts": int(time.time()), "name": name}
             scan.labels[label_tag] = DataModel(info=info, ext=ext)
+            self._forget(image_id, label_tag)
             self._update_datastore_file()
             if before is not None and before.ext != ext:
                 (folder / self._filename(image_id, before.ext)).unlink(missing_ok=True)
@@ -92,10 +93,12 @@ class LocalScans(LocalDatastore):
     def remove_image(self, image_id: str) -> None:
         super().remove_image(image_id)
         self._look()
+        self._forget(image_id)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         super().remove_label(label_id, label_tag)
         self._look()
+        self._forget(label_id, label_tag)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         if not self.datalist():
@@ -129,6 +132,17 @@ class LocalScans(LocalDatastore):
             self._update_datastore_file()
         if self._away.model_dump() != known:
             self._save_away()
+
+    def _forget(self, image_id: str, tag: str | None = None) -> None:
+        """What was known of a label that was removed on purpose, or of those of a scan, is not its successor's."""
+        earlier = self._away.objects.get(image_id)
+        if earlier is None or tag not in (None, *earlier.labels):
+            return
+        if tag is not None:
+            del earlier.labels[tag]
+        if tag is None or not earlier.labels:
+            del self._away.objects[image_id]
+        self._save_away()
 
     def _save_away(self) -> None:
         text = self._away.model_dump_json()

@@ -18,7 +18,7 @@ from lib.errors import RequestError
 from lib.retraining.lock import WorkspaceLock, end_leftover
 from lib.retraining.policy import Decision, PolicySettings, PolicyState, StateStore, decide, quiet_hours
 from lib.retraining.runner import Runner
-from lib.trainers.datalist import known_scans
+from lib.trainers.datalist import known_scans, replaced_scans
 from lib.trainers.job import Job, Runs
 from lib.trainers.process import ChildError, StoppedError
 from lib.trainers.programs import Programs
@@ -289,9 +289,15 @@ class TrainingService:
             for job in left[:-1]:
                 job.update(status="ERROR", error="Another training took its place.", ended=self.clock())
             self._job = (left or jobs or [None])[-1]
-            if left and self._job.facts["config"] != self._config():
-                self._end(self._job, "killed", "STOPPED", "The server was started again with other settings; the "
-                                                          "labels are trained on anew.")
+            if left and (why := self._why_not_go_on(self._job)):
+                self._end(self._job, "killed", "STOPPED", f"{why}; the labels are trained on anew.")
+
+    def _why_not_go_on(self, job: Job) -> str:
+        """What has changed while the server was away so that a training cannot go on, or nothing."""
+        if job.facts["config"] != self._config():
+            return "The server was started again with other settings"
+        replaced = replaced_scans(job.folder)
+        return f"Scans were replaced after their labels were saved ({', '.join(replaced[:5])})" if replaced else ""
 
     def _config(self) -> str:
         """What a job must share to be gone on with after a restart."""

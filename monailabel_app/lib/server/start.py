@@ -23,6 +23,7 @@ __all__ = [
     "import_labels",
     "leave_with_a_sentence",
     "publish_first_model",
+    "require_labels_fit",
     "require_same_labels",
     "set_threads",
     "tame_monailabel",
@@ -104,6 +105,24 @@ def require_same_labels(registry: Any, conf: AppConf) -> None:
                         f"{', '.join(conf.labels)}: start with the same labels, or name another workspace.")
 
 
+def require_labels_fit(datastore: Any, conf: AppConf) -> None:
+    """The values of labels that are there already must mean what they meant when they were saved.
+
+    Raises:
+        UserError: a label was saved under other names, or under the same in another order.
+    """
+    for image_id in datastore.get_labeled_images():
+        info = datastore.get_label_info(datastore.get_label_by_image_id(image_id, "final"), "final")
+        saved = info.get("label_info") or []  # none: put into the folder by hand
+        if not all(isinstance(one, dict) and {"name", "idx"} <= one.keys() for one in saved) or not saved:
+            continue
+        names = [str(one["name"]) for one in sorted(saved, key=lambda one: int(one["idx"]))]
+        if names != list(conf.labels):
+            raise UserError(f"The label of {image_id} was saved as {', '.join(names)} (values 1, 2, …), but the labels "
+                            f"given are {', '.join(conf.labels)}: start with the same ones in the same order, or with "
+                            "a folder of scans whose labels are moved away.")
+
+
 def publish_first_model(registry: Any, conf: AppConf) -> None:
     """Serve a packed bundle (``--conf model``) until something is trained.
 
@@ -121,7 +140,10 @@ def publish_first_model(registry: Any, conf: AppConf) -> None:
 
 
 def import_labels(app: Any) -> int:
-    """Take in the labels of a folder, named exactly as the scans; what has a final label already is left alone."""
+    """Take in the labels of a folder, named exactly as the scans; what has a final label already is left alone.
+
+    Also what gets one meanwhile: the server answers people while it takes in a large folder.
+    """
     files, taken = _labels_by_name(app.app_conf.import_labels), 0
     labeled = set(app.datastore().get_labeled_images())
     scans = set(app.datastore().list_images())
@@ -132,7 +154,8 @@ def import_labels(app: Any) -> int:
             logger.warning("%s is not taken in: there is %s too", paths[0], paths[1].name)
         elif name not in labeled:
             try:
-                app.submissions.take(name, paths[0], "final", {}, "imported")
+                app.submissions.take(name, paths[0], "final", {}, "imported", replace=False,
+                                     origin={"kind": "folder", "file": paths[0].name})
                 taken += 1
             except RequestError as error:
                 logger.warning("%s is not taken in: %s", paths[0], error.sentence)

@@ -14,11 +14,19 @@ from typing import Any
 from lib.registry.parts import sha256_of
 from lib.trainers.split import Fold, Scan, Split, make_folds, patient_of, split_scans
 from mnseg.data.content_digests import ContentDigests
-from mnseg.data.datalist import write_datalist
+from mnseg.data.datalist import load_datalist, write_datalist
 from mnseg.data.volume_formats import VOLUME_SUFFIXES
 from mnseg.errors import UserError
 
-__all__ = ["Pool", "final_label", "gather", "known_scans", "write_fold_datalist", "write_run_datalist"]
+__all__ = [
+    "Pool",
+    "final_label",
+    "gather",
+    "known_scans",
+    "replaced_scans",
+    "write_fold_datalist",
+    "write_run_datalist",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +40,7 @@ class Pool:
     split: who trains.
     folds, salt: as `lib.trainers.split.make_folds` made them; empty when validation shows enough patients.
     items: case -> datalist item with "image", "case", "patient" and, where it has a label that counts, "label" and
-        "sha256".
+        "sha256" of the label and, where it is known, "scan", the digest of the image that the label was saved for.
     left_out: case -> why it is not used.
     """
 
@@ -173,7 +181,8 @@ def _item(datastore: Any, scan: Scan, labels_dir: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"the image {scan.case} is not there")
     item = {"image": str(image), "case": scan.case, "patient": scan.patient}
     if scan.labeled:
-        _require_same_scan(datastore, scan.case, image)
+        digest = _digest_of_labeled(datastore, scan.case, image)
+        item |= {} if digest is None else {"scan": digest}
         source = final_label(datastore, scan.case)
         copy = labels_dir / f"{scan.case}{_suffix(source)}"
         labels_dir.mkdir(parents=True, exist_ok=True)
@@ -182,14 +191,30 @@ def _item(datastore: Any, scan: Scan, labels_dir: Path) -> dict[str, Any]:
     return item
 
 
-def _require_same_scan(datastore: Any, case: str, image: str) -> None:
-    """A label belongs to the scan that it was saved for.
+def _digest_of_labeled(datastore: Any, case: str, image: str) -> str | None:
+    """Digest of the image, which must be the one that its label was saved for.
 
-    Of labels that were put into the folder by hand nothing is known; a DICOM series keeps its UID.
+    None: of labels that were put into the folder by hand nothing is known; a DICOM series keeps its UID.
     """
     saved_for = datastore.get_label_info(datastore.get_label_by_image_id(case, FINAL), FINAL).get("scan")
-    if saved_for is not None and ContentDigests(os.path.dirname(image)).of(image) != saved_for:
+    if saved_for is not None and _digest(image) != saved_for:
         raise UserError("the scan was replaced after its label was saved; check the label and save it again")
+    return saved_for
+
+
+def replaced_scans(run_folder: Path) -> list[str]:
+    """Cases of a run's datalist whose image is no longer the one that the label was saved for."""
+    path = run_folder / "datalist.json"
+    content = load_datalist(path) if path.exists() else {}
+    items = [item for split in ("labeled", "validation") for item in content.get(split, []) if "scan" in item]
+    return [item["case"] for item in items if _digest(item["image"]) != item["scan"]]
+
+
+def _digest(image: str | os.PathLike) -> str | None:
+    try:
+        return ContentDigests(os.path.dirname(image)).of(image)
+    except OSError:  # it is not there
+        return None
 
 
 def _suffix(path: Path) -> str:

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from bench import FREE
+from bench import FREE, case_names
 from fakes import behave, until
 from lib.trainers.job import Job
+
+from mnseg.data.content_digests import ContentDigests
 
 STEPS = ["datalist", "train", "fold 0", "fold 1", "compare", "version", "judge", "score"]
 
@@ -137,3 +139,25 @@ def test_labels_saved_before_the_kill_train_after_it(bench):
     b.ended(service, 2)
     shas = [{item["image"]: item["sha256"] for item in b.datalist(run)["labeled"]} for run in ("0001", "0002")]
     assert sum(shas[0][image] != shas[1][image] for image in shas[0]) == 1
+
+
+def test_a_scan_that_was_replaced_while_the_server_was_away_does_not_train_with_its_old_label(bench):
+    b = bench()
+    b.fill()
+    for name in b.store.get_labeled_images():
+        image = b.store.get_image_uri(name)
+        b.store.label_infos[name] = {"scan": ContentDigests(b.store.root).of(image)}
+    behave(b.workspace, sleep={"train": 60})
+    killed_while_a_command_runs(b)
+
+    Path(b.store.get_image_uri(FREE[0])).write_bytes(b"another patient")
+    behave(b.workspace)
+    service = b.started()
+    b.ended(service, 2)
+    first, second = service.runs.all()
+    assert first.facts["status"] == "STOPPED" and f"were replaced after their labels were saved ({FREE[0]})" in (
+        first.facts["error"]
+    )
+    assert FREE[0] in case_names(b.datalist("0001")["labeled"])
+    assert second.facts["status"] == "DONE" and FREE[0] not in case_names(b.datalist("0002")["labeled"])
+    assert "the scan was replaced" in second.facts["left_out"][FREE[0]]

@@ -126,7 +126,7 @@ def test_labels_are_taken_in_by_their_whole_names(tmp_path, monkeypatch, caplog)
     app = SimpleNamespace(
         app_conf=SimpleNamespace(import_labels=tmp_path),
         datastore=lambda: SimpleNamespace(get_labeled_images=lambda: [], list_images=lambda: scans),
-        submissions=SimpleNamespace(take=lambda image, path, *rest: taken.__setitem__(image, path.name)),
+        submissions=SimpleNamespace(take=lambda image, path, *_, **__: taken.__setitem__(image, path.name)),
     )
     (tmp_path / "nobody.nii.gz").write_bytes(b"label")
     with caplog.at_level("WARNING"):
@@ -157,3 +157,40 @@ def _with(conf, **changes):
     import dataclasses
 
     return dataclasses.replace(conf, **changes)
+
+
+def test_what_a_reader_submits_during_the_import_stays(server, unlabeled, monkeypatch, tmp_path):
+    from lib.server import start
+
+    truth = server.studies / "truth"
+    (tmp_path / f"{IMAGE}.nii.gz").write_bytes((truth / f"{IMAGE}.nii.gz").read_bytes())
+    monkeypatch.setattr(server.app, "app_conf", _with(server.app.app_conf, import_labels=tmp_path))
+    list_files = start._labels_by_name
+
+    def slow(folder):
+        files = list_files(folder)
+        labeled = server.app.datastore().get_labeled_images
+        # The import has asked who is labeled, then a reader saves.
+        monkeypatch.setattr(server.app.datastore(), "get_labeled_images", lambda *_: [])
+        server.app.submissions.take(IMAGE, truth / f"{IMAGE}.nii.gz", "final", {}, "ada")
+        assert labeled() == [IMAGE]
+        return files
+
+    monkeypatch.setattr(start, "_labels_by_name", slow)
+    assert start.import_labels(server.app) == 0
+    facts = json.loads((server.studies / "datastore_v2.json").read_text())["objects"][IMAGE]["labels"]["final"]
+    assert facts["info"]["author"] == "ada"
+
+
+def test_labels_keep_their_meaning(server, unlabeled):
+    from lib.server.start import require_labels_fit
+
+    from mnseg.errors import UserError
+
+    store, conf = server.app.datastore(), server.app.app_conf
+    require_labels_fit(store, _with(conf, labels=("something else",)))  # nothing is labeled yet
+    server.app.submissions.take(IMAGE, server.studies / "truth" / f"{IMAGE}.nii.gz", "final", {}, "ada")
+    require_labels_fit(store, conf)
+    for other in (conf.labels[::-1], conf.labels[:1], (*conf.labels, "one more")):
+        with pytest.raises(UserError, match=f"The label of {IMAGE} was saved as {', '.join(conf.labels)}"):
+            require_labels_fit(store, _with(conf, labels=other))
