@@ -110,6 +110,10 @@ class MnsegApp(MONAILabelApp):
             publish_first_model(self.registry, self.app_conf)
         load_itk()  # before there are threads
         self.submissions = Submissions(self, Inbox(self.app_conf.workspace / "inbox"))
+        if not self.app_conf.is_dicomweb:
+            store = self.datastore()
+            store.on_removed = self.submissions.withdraw
+            self.provenance.label_file = lambda image_id: store.get_label_uri(image_id, "final") or None
         self.pacs_sync = PacsSync(self, self.app_conf.seg_interval) if self.app_conf.is_dicomweb else None
         install(api, self)
         super().on_init_complete()

@@ -39,6 +39,15 @@ def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
         ("learning_rate_final", 0.0001, "learning_rate_final is 0.0001; it must be below learning_rate (0.0001)."),
         ("min_zoom", 1.5, "min_zoom is 1.5; it must not be above max_zoom (1.1)."),
         ("image_size", [32], "image_size is [32]; it must be two whole numbers above 0, rows and columns."),
+        ("in_channels", "two", "in_channels is 'two'; it must be a whole number of at least 1."),
+        ("slice_axis", 7, "slice_axis is 7; it must be 0, 1 or 2, or a list of different ones."),
+        ("slice_axis", [2, 2], "slice_axis is [2, 2]; it must be 0, 1 or 2, or a list of different ones."),
+        ("spacing", [1, 1], "spacing is [1, 1]; it must be three numbers above 0, in mm, or null."),
+        ("orientation", "XYZ", "orientation is 'XYZ'; it must be three letters, one each of L or R, A or P, S or I."),
+        ("orientation", "RLA", "orientation is 'RLA'; it must be three letters"),
+        ("model_2d", 5, "model_2d is 5; it must be the name or folder of a 2D network."),
+        ("pretrained", "no", "pretrained is 'no'; it must be one of True, False."),
+        ("network_def", None, "network_def is None; it must be an object that defines the 3D network."),
         ("mining_interval", 0, "mining_interval is 0; it must be a whole number of at least 1."),
         ("ema_teacher", True, "ema_teacher is true, but ema_momentum is null"),
     ],
@@ -50,6 +59,11 @@ def test_one_wrong_setting_is_one_sentence(key, value, message):
 
 def test_no_epoch_at_all():
     assert len(list(wrong_settings({**TRAIN, "stage_1_epochs": 0, "stage_2_epochs": 0}))) == 1
+
+
+def test_what_is_sound_passes():
+    for key, value in (("orientation", "LPS"), ("orientation", "AIL"), ("spacing", [0.5, 1, 2]), ("slice_axis", [2])):
+        assert list(wrong_settings({**TRAIN, key: value})) == []
 
 
 def test_expressions_are_left_to_whoever_uses_them():

@@ -13,9 +13,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lib.labels.segments import plain_name
+from lib.trainers.settings import config_files, merged_settings, resolved
 from lib.trainers.soundness import require_sound_training
 from mnseg.errors import UserError
 from mnseg.files import read_json
@@ -41,7 +44,8 @@ class AppConf:
     settings: keys of train.json and their values, a JSON object; they win over the overlays.
     model: folder of a packed bundle that is served until something better is trained, or None.
     min_labels: labeled scans without which nothing is trained.
-    retrain: whether training starts by itself (``on``, ``off``); it can be switched while the server runs.
+    retrain: whether training starts by itself (``on``, ``off``); it can be switched while the server runs. None: on at
+        the first start, later as it was switched last.
     retrain_after: new or changed labels that make it start.
     retrain_pause: minutes between the end of a run and the start of the next.
     quiet_hours: ``HH:MM-HH:MM`` in which no run starts by itself, or empty; it may span midnight.
@@ -76,7 +80,7 @@ class AppConf:
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: Path | None = None
     min_labels: int = 3
-    retrain: bool = True
+    retrain: bool | None = None
     retrain_after: int = 2
     retrain_pause: float = 5.0
     quiet_hours: str = ""
@@ -111,6 +115,11 @@ class AppConf:
     def num_classes(self) -> int:
         return len(self.labels) + 1
 
+    @cached_property
+    def in_channels(self) -> int:
+        """Channels of a scan, as trainings expect them."""
+        return resolved(merged_settings(config_files(self.bundle, self.overlays), self.settings), "in_channels") or 1
+
     @classmethod
     def from_conf(cls, conf: Mapping[str, str] | None, app_dir: str | Path, studies: str) -> AppConf:
         """Parse what the command line gave.
@@ -131,7 +140,7 @@ class AppConf:
         workspace = conf.get("workspace") or _default_workspace(app_dir, studies, is_dicomweb)
         if "overlays" not in values:
             values["overlays"] = _default_overlays(app_dir)
-        require_sound_training(bundle, values["overlays"], values.get("settings", {}))
+        require_sound_training(bundle, values["overlays"], values.get("settings", {}), values["labels"])
         return cls(app_dir, studies, is_dicomweb, workspace=Path(workspace).absolute(), bundle=bundle, **values)
 
 
@@ -186,8 +195,8 @@ def _label_names(key: str, text: str) -> tuple[str, ...]:
     names = [name.replace("%20", " ").strip() for name in text.split(",")]
     if not all(names):
         raise UserError(f"--conf {key} {text!r}: separate names by single commas.")
-    if len({name.lower() for name in names}) < len(names):
-        raise UserError(f"--conf {key} {text!r}: two names are the same.")
+    if len({plain_name(name) for name in names}) < len(names):
+        raise UserError(f"--conf {key} {text!r}: two names are the same (case, blanks and underscores do not count).")
     if "background" in [name.lower() for name in names]:
         raise UserError(f"--conf {key} {text!r}: leave the background out; it is always there, with the value 0.")
     if len(names) > 255:
@@ -215,6 +224,13 @@ def _number(kind: type, low: float, high: float = math.inf) -> Callable[[str, st
         return value
 
     return parse
+
+
+def _folds(key: str, text: str) -> int:
+    folds = _number(int, 0, 10)(key, text)
+    if folds == 1:
+        raise UserError(f"--conf {key} 1: a single fold would hold out everything; write 0, or 2 and more.")
+    return folds
 
 
 def _quiet_hours(key: str, text: str) -> str:
@@ -295,7 +311,7 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "retrain_pause": _number(float, 0),
     "quiet_hours": _quiet_hours,
     "validation_fraction": _number(float, 0, 0.9),
-    "folds": _number(int, 0, 10),
+    "folds": _folds,
     "margin": _number(float, 0, 1),
     "group_by": _pattern,
     "largest_component": _switch,

@@ -67,12 +67,29 @@ def _is_axis(value: Any) -> bool:
     return all(_is_whole(axis) and axis in (0, 1, 2) for axis in axes) and 0 < len(axes) == len(set(axes))
 
 
+def _is_spacing(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_number(v) and v > 0 for v in value)
+
+
+def _is_orientation(value: Any) -> bool:
+    axes = {frozenset("LR"), frozenset("AP"), frozenset("SI")}
+    return isinstance(value, str) and len(value) == 3 and axes == {
+        axis for axis in axes if axis & set(value.upper())
+    }  # fmt: skip
+
+
 RULES: dict[str, Rule] = {
     "sampling": _one_of(*MODES),
     "roles": _one_of(*ROLES),
     "finetuning": _one_of(*STRATEGIES),
     "amp_dtype": _or_null(_one_of(*AMP_DTYPES)),
     "seed": _whole(0),
+    "in_channels": _whole(1),
+    "orientation": (_is_orientation, "three letters, one each of L or R, A or P, S or I"),
+    "spacing": _or_null((_is_spacing, "three numbers above 0, in mm")),
+    "network_def": (lambda value: isinstance(value, Mapping), "an object that defines the 3D network"),
+    "model_2d": (lambda value: isinstance(value, str) and value != "", "the name or folder of a 2D network"),
+    "pretrained": _one_of(True, False),
     "patch_size": (_is_patch, "three whole numbers above 0, one an axis"),
     "image_size": (_is_size, "two whole numbers above 0, rows and columns"),
     "overlap": _number(0, 1, open_high=True),

@@ -20,7 +20,7 @@ def test_defaults():
     conf = parse()
     assert conf.class_names == ("background", "left atrium") and conf.label_indices == {"left atrium": 1}
     assert conf.workspace == Path("/scans/.mnseg") and conf.bundle.name == "mn_cotraining" and not conf.is_dicomweb
-    assert conf.retrain and conf.unedited == "unlabeled" and conf.model is None
+    assert conf.retrain is None and conf.unedited == "unlabeled" and conf.model is None
 
 
 def test_labels_are_1_to_n_in_their_order():
@@ -36,6 +36,13 @@ def test_every_dicomweb_server_has_a_workspace_of_its_own():
     assert a.parent == APP / "model" and a != b and a == a2
 
 
+def test_channels_may_stand_in_an_overlay(tmp_path):
+    overlay = tmp_path / "two.json"
+    overlay.write_text('{"in_channels": 2}')
+    assert parse().in_channels == 1 and parse(overlays=str(overlay)).in_channels == 2
+    assert parse(overlays=str(overlay), settings='{"in_channels": 3}').in_channels == 3
+
+
 def test_values_are_parsed():
     conf = parse(retrain="off", retrain_pause="0.5", quiet_hours="22:00-06:00", settings='{"max_epochs": 3}',
                  seg_sources="OHIF, Slicer", threads="2", group_by="^[^_]+")
@@ -48,6 +55,12 @@ def test_values_are_parsed():
     ("zzz", "3", "the keys are bundle"),
     ("labels", "a,,b", "single commas"),
     ("labels", "a,A", "the same"),
+    ("labels", "left atrium,left_atrium", "the same"),
+    ("folds", "1", "a single fold would hold out everything"),
+    ("settings", '{"class_names": ["background", "other"]}', "class_names are others"),
+    ("settings", '{"in_channels": "two"}', "in_channels is 'two'"),
+    ("settings", '{"spacing": [1, 1]}', "three numbers above 0"),
+    ("settings", '{"slice_axis": 7}', "slice_axis is 7"),
     ("labels", "background,a", "leave the background out"),
     ("labels", "", "No labels are named|single commas"),
     ("retrain", "maybe", "write on or off"),

@@ -40,6 +40,9 @@ class LocalScans(LocalDatastore):
     Args:
         folder: must be writable.
         auto_reload: whether scans and labels that are put there or removed by others are noticed.
+
+    Attributes:
+        on_removed: called with the scan and the tag of a label that somebody deleted; None: all of the scan.
     """
 
     def __init__(self, folder: str | os.PathLike, auto_reload: bool = True) -> None:
@@ -48,6 +51,7 @@ class LocalScans(LocalDatastore):
         self._away = self._read_away(self._away_path)
         self.doubles: dict[str, list[str]] = {}
         self._complaint = ""
+        self.on_removed: Callable[[str, str | None], None] = lambda image_id, tag: None
         super().__init__(str(folder), extensions=[f"*{ext}" for ext in EXTENSIONS], auto_reload=auto_reload)
         if auto_reload:
             self._handler.on_moved = self._on_any_event
@@ -94,11 +98,13 @@ class LocalScans(LocalDatastore):
         super().remove_image(image_id)
         self._look()
         self._forget(image_id)
+        self.on_removed(image_id, None)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         super().remove_label(label_id, label_tag)
         self._look()
         self._forget(label_id, label_tag)
+        self.on_removed(label_id, label_tag)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         if not self.datalist():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,10 @@ class PublishedInfer(InferTask):
             if options.largest_component:
                 mask = keep_largest(mask)
             cleaned = time.perf_counter()
-            notice = f"{version.name}; {NOTICE}"
             path = _temporary(options.extension)
-            write_mask(path, mask.astype(options.dtype), prediction.affine.numpy(), notice, options.compress)
+            with _removed_on_error(path):
+                notice = f"{version.name}; {NOTICE}"
+                write_mask(path, mask.astype(options.dtype), prediction.affine.numpy(), notice, options.compress)
         latencies = {
             "load": loaded - begun,
             **prediction.seconds,
@@ -125,7 +127,8 @@ class PublishedInfer(InferTask):
             "total": time.perf_counter() - begun,
         }
         if image_id := request.get("image_id"):
-            self._note(image_id, mask, prediction.affine.numpy(), version)
+            with _removed_on_error(path):
+                self._note(image_id, mask, prediction.affine.numpy(), version)
         return str(path), self._answer(version, mask, latencies)
 
     def _note(self, image_id: str, mask: np.ndarray, affine: np.ndarray, version: Any) -> None:
@@ -225,6 +228,16 @@ def _switch(request: Mapping[str, Any], key: str, default: bool) -> bool:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+@contextlib.contextmanager
+def _removed_on_error(path: Path) -> Iterator[None]:
+    """A full disk must not be filled further by masks that nobody will fetch."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _temporary(extension: str) -> Path:

@@ -39,6 +39,9 @@ class Provenance:
         root: the workspace.
         class_names: names of the classes 1..N, without the background; default: their numbers.
         clock: seconds since 1970.
+
+    Attributes:
+        label_file: gives the file of a scan's label as it was stored; None: there is none, or it is kept elsewhere.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class Provenance:
         self.class_names = list(class_names)
         self.clock = clock
         self._lock = threading.Lock()
+        self.label_file: Callable[[str], str | Path | None] = lambda image_id: None
+        self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
         self._labels: dict[str, list[dict[str, Any]]] = {}
         for facts in read_json_lines(self._journal):
             if isinstance(facts.get("image"), str):
@@ -140,9 +145,25 @@ class Provenance:
         return file if file.is_file() else None
 
     def unedited(self) -> set[str]:
-        """Scans whose newest label is a mask of ours that nobody changed."""
+        """Scans whose newest label is a mask of ours that nobody changed, also not in the folder of labels."""
         with self._lock:
-            return {image_id for image_id, labels in self._labels.items() if labels[-1].get("unedited") is True}
+            noted = {image_id: labels[-1].get("sha256") for image_id, labels in self._labels.items()
+                     if labels[-1].get("unedited") is True}  # fmt: skip
+        return {image_id for image_id, sha256 in noted.items() if self._is_still(image_id, sha256)}
+
+    def _is_still(self, image_id: str, sha256: str | None) -> bool:
+        """Whether the label is the file that was noted; it is read again only when its size or time is another."""
+        file = self.label_file(image_id)
+        try:
+            found = None if file is None else Path(file).stat()
+        except OSError:  # removed meanwhile
+            return True
+        if found is None:
+            return True
+        stamp = (found.st_size, found.st_mtime_ns, found.st_ino)
+        if self._digests.get(image_id, (None,))[0] != stamp:
+            self._digests[image_id] = (stamp, sha256_of(file))
+        return self._digests[image_id][1] == sha256
 
     def _now(self) -> str:
         return utc(self.clock())

@@ -15,12 +15,12 @@ from typing import Any
 from lib.errors import RequestError
 from lib.labels.upload import nrrd_fields
 
-__all__ = ["class_values", "classes_of", "segment_entries", "segments_in_file"]
+__all__ = ["class_values", "classes_of", "plain_name", "segment_entries", "segments_in_file"]
 
 _SEGMENT = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer)")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Names are the same in spite of case, underscores and blanks."""
     return " ".join(name.replace("_", " ").lower().split())
 
@@ -75,12 +75,12 @@ def classes_of(
     if nameless:
         raise RequestError(400, f"The label has the value {nameless[0]}, but no segment name was sent for it; name "
                                 "every segment and save again.")
-    by_name = {_plain(name): value for name, value in classes.items()} | {"background": 0}
-    unknown = sorted({segments[value] for value in values if _plain(segments[value]) not in by_name})
+    by_name = {plain_name(name): value for name, value in classes.items()} | {"background": 0}
+    unknown = sorted({segments[value] for value in values if plain_name(segments[value]) not in by_name})
     if unknown:
         raise RequestError(400, f"The label has a segment {unknown[0][:60]!r}, which is none of this server's: rename "
                                 f"it to one of {_listed(classes)}, or remove it.")
-    return {value: by_name[_plain(segments[value])] for value in values}
+    return {value: by_name[plain_name(segments[value])] for value in values}
 
 
 def _listed(classes: Mapping[str, int]) -> str:
@@ -97,7 +97,7 @@ def _from_label_info(values: Sequence[int], label_info: Any) -> dict[int, str]:
         return by_index
     if not set(values) <= by_index.keys():
         return by_order
-    if any(_plain(by_index[value]) != _plain(by_order[value]) for value in values):
+    if any(plain_name(by_index[value]) != plain_name(by_order[value]) for value in values):
         raise RequestError(400, "It is not certain which segment is which, since label_info does not count from 1: "
                                 "move the segments of this server to the front of the list and save again.")
     return by_index

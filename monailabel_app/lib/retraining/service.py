@@ -82,9 +82,8 @@ class TrainingService:
 
     def start(self) -> None:
         """Begin to work: go on with a training that was broken off, then wait for labels."""
-        is_new = not self.store.path.exists()
-        if is_new or not self.conf.retrain:
-            self.store.change(lambda state: state.switched(self.conf.retrain))
+        if self.conf.retrain is not None or not self.store.path.exists():
+            self.store.change(lambda state: state.switched(self.conf.retrain is not False))
         self._thread = threading.Thread(target=self._work, name="retraining", daemon=True)
         self._thread.start()
 

@@ -43,7 +43,7 @@ def _add(app: Any, image: str | None, params: str, file: UploadFile) -> dict[str
                                 "bytes, of which letters with accents take two or more.")
     info = dict(json_object(params, "params"))
     with stored(file, SUFFIXES) as path:
-        require_scan(path, name, int(app.app_conf.settings.get("in_channels", 1)))
+        require_scan(path, name, app.app_conf.in_channels)
         return {"image": app.datastore().add_image(image_id, str(path), info)}
 
 

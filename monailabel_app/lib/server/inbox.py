@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -45,6 +46,16 @@ class Inbox:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._guard = threading.Lock()
+        self._last = 0
+
+    def _next(self) -> int:
+        """The time, or a number behind all that are waiting: a clock that was set back must not turn their order."""
+        with self._guard:
+            names = [name.lstrip(".")[:20] for name in (os.listdir(self.root) if self.root.is_dir() else [])]
+            known = max((int(name) for name in names if name.isdecimal()), default=0)
+            self._last = max(time.time_ns(), known + 1, self._last + 1)
+            return self._last
 
     def put(self, write: Callable[[Path], object], facts: Mapping[str, Any]) -> Submission:
         """Keep a submission; it has reached the disk when this returns.
@@ -53,7 +64,7 @@ class Inbox:
             write: fills the file that it is given with the mask.
             facts: for JSON.
         """
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        name = f"{self._next():020d}-{uuid.uuid4().hex[:8]}"
         draft = self.root / f".{name}"
         draft.mkdir(parents=True)
         try:
@@ -85,6 +96,13 @@ class Inbox:
         hidden = submission.folder.with_name(f".{submission.folder.name}")
         os.rename(submission.folder, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
+
+    def set_aside(self, submission: Submission) -> Path:
+        """Keep a submission that can no longer be stored beside the inbox; returns where."""
+        target = self.root.with_name(f"{self.root.name}_set_aside") / submission.folder.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(submission.folder, target)
+        return target
 
     def supersede(self, submission: Submission, failed: Collection[str]) -> None:
         """Forget older submissions of the same scan and tag: they must not come back over it.

@@ -13,11 +13,16 @@ __all__ = ["require_sound_info"]
 
 def require_sound_info(info: Mapping[str, Any]) -> None:
     """Raises: RequestError, 400, for a key of the wrong kind."""
+    for key in OWN.keys() & info.keys():
+        raise RequestError(400, f"{key} in info is the server's own: it says {OWN[key]}.")
     for key, (fits, kind) in KINDS.items():
         if key in info and not fits(info[key]):
             raise RequestError(400, f"{key} in info must be {kind}, not {repr(info[key])[:60]}.")
     if "label_info" in info:
         segment_entries(info["label_info"])
+
+
+OWN = {"scan": "which scan a label was saved for", "classes": "which structures its values are"}
 
 
 def _is_text(value: Any) -> bool:

@@ -127,11 +127,28 @@ class Submissions:
         self._failed |= {submission.folder.name for submission in waiting}
         for submission in waiting:
             try:
+                if self._is_of_another_scan(submission):
+                    logger.warning("another scan has the name %s now: the label that waited for it is kept in %s",
+                                   submission.facts["image"], self.inbox.set_aside(submission))
+                    continue
                 self._store(submission)
                 logger.info("the label of %s, accepted before the server stopped, is stored", submission.facts["image"])
             except Exception:  # the others must not wait; it stays where it is
                 logger.exception("the label in %s cannot be stored", submission.folder)
         return len(waiting)
+
+    def withdraw(self, image_id: str, tag: str | None) -> None:
+        """A label was deleted, or with ``tag`` None all of a scan: what waits to be stored must not bring it back."""
+        for waiting in self.inbox.waiting_folders() if self._failed else ():
+            named = waiting.facts["image"] == image_id and tag in (None, waiting.facts["tag"])
+            if named and waiting.folder.name in self._failed:  # others are being stored at this moment
+                self.inbox.done(waiting)
+
+    def _is_of_another_scan(self, submission: Submission) -> bool:
+        image_id, saved_for = submission.facts["image"], submission.facts.get("scan")
+        if saved_for is None or image_id not in self.app.datastore().list_images():
+            return False
+        return ContentDigests(self.inbox.root).of(self.app.datastore().get_image_uri(image_id)) != saved_for
 
     def _store(self, submission: Submission) -> dict[str, Any]:
         image_id, tag = submission.facts["image"], submission.facts["tag"]
@@ -201,4 +218,5 @@ class Submissions:
         origin = {"origin": submission.facts["origin"]} if "origin" in submission.facts else {}
         # A file may be replaced under its name; a DICOM series keeps its UID.
         scan = {"scan": submission.facts["scan"]} if submission.facts.get("scan") else {}
-        return {**params, "label_info": named, "author": submission.facts["author"], **scan, **origin}
+        own = {"label_info": named, "classes": list(indices), "author": submission.facts["author"]}
+        return {**params, **own, **scan, **origin}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import shutil
+import subprocess
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
+from lib.errors import RequestError
 from lib.server.roles import allowed
 
 __all__ = ["log_routes"]
@@ -28,6 +31,17 @@ def log_routes(app: Any) -> APIRouter:
     def logs(lines: int = 300, html: bool = True, text: bool = False, refresh: int = 0) -> Response:
         content = _logs(app, min(max(lines, 1), 100_000))
         return PlainTextResponse(content) if text or not html else _page(content, refresh)
+
+    @router.get("/gpu", summary="What nvidia-smi says")
+    def gpu() -> Response:
+        tool = shutil.which("nvidia-smi")
+        if tool is None:
+            raise RequestError(404, "This computer has no nvidia-smi, so there is nothing to tell of a GPU.")
+        try:
+            found = subprocess.run([tool], capture_output=True, text=True, timeout=20, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise RequestError(503, "nvidia-smi does not answer.") from error
+        return PlainTextResponse(found.stdout + found.stderr)
 
     return router
 

@@ -44,6 +44,6 @@ def _create(app: Any, background_tasks: BackgroundTasks, expiry: int, files: lis
         if head[128:] == b"DICM":  # one slice of a series
             continue
         with stored(file, SUFFIXES) as path:
-            require_scan(path, os.path.basename(file.filename or ""), int(app.app_conf.settings.get("in_channels", 1)))
+            require_scan(path, os.path.basename(file.filename or ""), app.app_conf.in_channels)
         file.file.seek(0)
     return create_session(background_tasks, False, expiry, files)

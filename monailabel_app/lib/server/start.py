@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lib.conf import AppConf
+from lib.durable import append_json_line, read_json_lines
 from lib.errors import RequestError
+from lib.registry.parts import sha256_of
 from mnseg.data.volume_formats import VOLUME_SUFFIXES
 from mnseg.errors import UserError
 
@@ -109,14 +111,12 @@ def require_labels_fit(datastore: Any, conf: AppConf) -> None:
     """The values of labels that are there already must mean what they meant when they were saved.
 
     Raises:
-        UserError: a label was saved under other names, or under the same in another order.
+        UserError: a label was saved under other names, or under the same in another order, or under fewer: what has no
+            name yet is background in it.
     """
     for image_id in datastore.get_labeled_images():
         info = datastore.get_label_info(datastore.get_label_by_image_id(image_id, "final"), "final")
-        saved = info.get("label_info") or []  # none: put into the folder by hand
-        if not all(isinstance(one, dict) and {"name", "idx"} <= one.keys() for one in saved) or not saved:
-            continue
-        names = [str(one["name"]) for one in sorted(saved, key=lambda one: int(one["idx"]))]
+        names = info.get("classes", list(conf.labels))  # none: put into the folder by hand, or by an older server
         if names != list(conf.labels):
             raise UserError(f"The label of {image_id} was saved as {', '.join(names)} (values 1, 2, …), but the labels "
                             f"given are {', '.join(conf.labels)}: start with the same ones in the same order, or with "
@@ -142,10 +142,13 @@ def publish_first_model(registry: Any, conf: AppConf) -> None:
 def import_labels(app: Any) -> int:
     """Take in the labels of a folder, named exactly as the scans; what has a final label already is left alone.
 
-    Also what gets one meanwhile: the server answers people while it takes in a large folder.
+    Also what gets one meanwhile: the server answers people while it takes in a large folder. A label that was taken in
+    once and deleted since does not come back.
     """
     files, taken = _labels_by_name(app.app_conf.import_labels), 0
     labeled = set(app.datastore().get_labeled_images())
+    journal = app.app_conf.workspace / "imported.jsonl"
+    before = {(line.get("image"), line.get("sha256")) for line in read_json_lines(journal)}
     scans = set(app.datastore().list_images())
     for name, paths in sorted(files.items()):
         if name not in scans:
@@ -153,9 +156,14 @@ def import_labels(app: Any) -> int:
         elif len(paths) > 1:
             logger.warning("%s is not taken in: there is %s too", paths[0], paths[1].name)
         elif name not in labeled:
+            digest = sha256_of(paths[0])
+            if (name, digest) in before:
+                logger.info("%s was taken in before, and its label is gone: it is left alone", paths[0])
+                continue
             try:
                 app.submissions.take(name, paths[0], "final", {}, "imported", replace=False,
                                      origin={"kind": "folder", "file": paths[0].name})
+                append_json_line(journal, {"image": name, "sha256": digest})
                 taken += 1
             except RequestError as error:
                 logger.warning("%s is not taken in: %s", paths[0], error.sentence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from mnseg.files import read_json
 __all__ = ["require_sound_training"]
 
 
-def require_sound_training(bundle: Path, overlays: Iterable[Path], settings: Mapping[str, Any]) -> None:
+def require_sound_training(
+    bundle: Path, overlays: Iterable[Path], settings: Mapping[str, Any], labels: Sequence[str]
+) -> None:
     """Look at the config files and ``settings`` of trainings, without evaluating anything.
+
+    Those of ``class_names`` must be the background and the server's ``labels``; an overlay's are replaced by them.
 
     Raises:
         UserError: a file that is no JSON object, a key that no config has, or a value that cannot be meant.
@@ -32,6 +36,9 @@ def require_sound_training(bundle: Path, overlays: Iterable[Path], settings: Map
         merged = merged_settings(config_files(bundle, overlays), settings)
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"--conf settings: a key with # or :: names a part that is not there ({error}).") from error
+    if "class_names" in settings and settings["class_names"] != ["background", *labels]:
+        raise UserError("--conf settings: class_names are others than the background and the labels of this server; "
+                        "leave them out.")
     if wrong := list(_wrong(merged)):
         raise UserError(f"--conf settings or overlays: {' '.join(wrong)}")
 

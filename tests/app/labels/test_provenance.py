@@ -63,6 +63,22 @@ def test_unedited_is_known_whatever_the_file_looks_like(provenance, tmp_path):
     assert provenance.unedited() == set()  # the newest label counts
 
 
+def test_a_file_that_took_the_place_of_an_unedited_mask_is_a_persons(provenance, tmp_path):
+    """Somebody draws a label with another program and puts it into the folder."""
+    label, stored = write(tmp_path / "label.nii.gz", ball()), tmp_path / "stored.nii.gz"
+    provenance.label_file = lambda image_id: stored
+    provenance.served("a", label, "0003")
+    provenance.submitted("a", label, "anna")
+    stored.write_bytes(label.read_bytes())
+    assert provenance.unedited() == {"a"}
+    write(stored, ball(shift=1))
+    assert provenance.unedited() == set()
+    stored.unlink()
+    assert provenance.unedited() == {"a"}, "there is no other label"
+    stored.write_bytes(label.read_bytes())
+    assert provenance.unedited() == {"a"}
+
+
 def test_a_mask_that_another_reader_was_served(provenance, tmp_path):
     """Two readers, two versions: the first one's mask is ours as well."""
     provenance.served("a", write(tmp_path / "old.nii.gz", ball()), "0003")

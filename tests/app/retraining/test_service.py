@@ -17,6 +17,15 @@ from lib.trainers.process import Child
 from mnseg.data.content_digests import ContentDigests
 
 
+def test_retraining_is_switched_by_the_start_only_if_that_says_so(bench):
+    b = bench()
+    b.started(retrain=False).close()
+    for wanted, on in ((None, False), (True, True), (None, True), (False, False)):
+        service = b.started(retrain=wanted)
+        assert service.status()["on"] is on, wanted
+        service.close()
+
+
 def test_labels_that_are_there_train_and_the_version_is_published(bench):
     b = bench()
     b.fill()

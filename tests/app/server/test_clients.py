@@ -179,7 +179,7 @@ def test_next_sample(server):
     assert requests.get(f"{server.url}/datastore/image", {"image": sample["id"]}).content[:2] == b"\x1f\x8b"
 
 
-def test_train_start_status_stop(server):
+def test_train_start_status_stop(server, monkeypatch, tmp_path):
     client = server.client("anna")
     assert client.train_status(check_if_running=True) is False
     task = client.train_start("mnseg", {"from_scratch": True})
@@ -191,6 +191,9 @@ def test_train_start_status_stop(server):
     assert "429" in caught.value.msg
     assert "epoch 1 of 9 <b>" in requests.get(f"{server.url}/logs/?text=true").text
     assert "epoch 1 of 9 &lt;b&gt;" in requests.get(f"{server.url}/logs/").text
+    monkeypatch.setenv("PATH", str(tmp_path))
+    answer = requests.get(f"{server.url}/logs/gpu")
+    assert answer.status_code == 404 and "no nvidia-smi" in answer.json()["detail"]
     stopped = client.train_stop()
     assert stopped["status"] == "STOPPED" and stopped["details"][-1]  # the plugin shows the last line
     everything = client.train_start("", {"mnseg": {"from_scratch": False}})

@@ -99,6 +99,63 @@ def test_an_older_label_whose_storing_failed_does_not_come_back_over_a_newer_one
     assert np.array_equal(nib.load(kept).dataobj, label.dataobj), "what was replaced can be had again"
 
 
+def test_a_clock_that_is_set_back_does_not_turn_the_order(tmp_path, monkeypatch):
+    times = iter([5_000, 1_000, 900, 800])
+    monkeypatch.setattr("lib.server.inbox.time.time_ns", lambda: next(times))
+    facts = {"image": "a", "tag": "final"}
+    failed = Inbox(tmp_path).put(lambda path: path.write_bytes(b"older"), facts)
+    inbox = Inbox(tmp_path)  # the server was started again
+    newer = [inbox.put(lambda path: path.write_bytes(b"newer"), facts) for _ in range(3)]
+    names = [submission.folder.name for submission in (failed, *newer)]
+    assert names == sorted(names) and len(set(names)) == 4
+    inbox.supersede(newer[0], {failed.folder.name})
+    assert [submission.folder for submission in inbox.waiting()] == [one.folder for one in newer]
+
+
+def test_a_label_that_waits_does_not_outlive_its_deletion(server, unlabeled, monkeypatch):
+    """Its file was stored already when something else failed; who deletes it means it."""
+    label = nib.load(server.studies / "truth" / f"{IMAGE}.nii.gz")
+    with monkeypatch.context() as patch:
+        def full(*args):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(server.app.provenance, "submitted", full)
+        answer = requests.put(f"{server.url}/datastore/label", params={"image": IMAGE},
+                              files={"label": ("l.nii", label.to_bytes())})
+        assert answer.status_code == 507 and server.app.datastore().get_labeled_images() == [IMAGE]
+    answer = requests.delete(f"{server.url}/datastore/label", params={"id": IMAGE, "tag": "final"})
+    assert answer.status_code == 200
+    assert server.app.submissions.replay() == 0 and server.app.datastore().get_labeled_images() == []
+
+
+def test_a_label_that_waited_for_another_scan_is_set_aside(server, unlabeled, caplog):
+    label = nib.load(server.studies / "truth" / f"{IMAGE}.nii.gz")
+    facts = {"image": IMAGE, "tag": "final", "author": "anna", "time": 0, "params": {}, "scan": "of another file"}
+    inbox = server.app.submissions.inbox
+    submission = inbox.put(lambda path: nib.save(label, path), facts)
+    server.app.submissions.replay()
+    assert server.app.datastore().get_labeled_images() == [] and inbox.waiting() == []
+    kept = inbox.root.parent / "inbox_set_aside" / submission.folder.name / "mask.nii.gz"
+    assert kept.is_file() and f"another scan has the name {IMAGE} now" in caplog.text
+
+
+def test_a_label_that_was_deleted_is_not_imported_again(server, unlabeled, monkeypatch, tmp_path):
+    from lib.server.start import import_labels
+
+    truth = (server.studies / "truth" / f"{IMAGE}.nii.gz").read_bytes()
+    (tmp_path / f"{IMAGE}.nii.gz").write_bytes(truth)
+    monkeypatch.setattr(server.app, "app_conf", _with(server.app.app_conf, import_labels=tmp_path,
+                                                      workspace=tmp_path / "workspace"))
+    assert import_labels(server.app) == 1
+    requests.delete(f"{server.url}/datastore/label", params={"id": IMAGE, "tag": "final"})
+    assert import_labels(server.app) == 0 and server.app.datastore().get_labeled_images() == []
+    other = nib.load(server.studies / "truth" / f"{IMAGE}.nii.gz")
+    changed = np.asarray(other.dataobj).copy()
+    changed[:2] = 0
+    nib.save(nib.Nifti1Image(changed, other.affine), tmp_path / f"{IMAGE}.nii.gz")
+    assert import_labels(server.app) == 1, "another file is another label"
+
+
 def test_only_older_labels_of_the_same_scan_and_tag_are_superseded(tmp_path):
     inbox = Inbox(tmp_path)
     facts = [{"image": "a", "tag": "final"}, {"image": "b", "tag": "final"}, {"image": "a", "tag": "draft"},
@@ -124,7 +181,7 @@ def test_labels_are_taken_in_by_their_whole_names(tmp_path, monkeypatch, caplog)
     scans = ["case.1", "case.2", "1.2.840.8", "1.2.840.9", "twice", "CASE.3"]
     taken = {}
     app = SimpleNamespace(
-        app_conf=SimpleNamespace(import_labels=tmp_path),
+        app_conf=SimpleNamespace(import_labels=tmp_path, workspace=tmp_path / "workspace"),
         datastore=lambda: SimpleNamespace(get_labeled_images=lambda: [], list_images=lambda: scans),
         submissions=SimpleNamespace(take=lambda image, path, *_, **__: taken.__setitem__(image, path.name)),
     )
@@ -143,7 +200,8 @@ def test_labels_of_a_folder_are_taken_in(server, unlabeled, monkeypatch, tmp_pat
     (tmp_path / f"{IMAGE}.nii.gz").write_bytes((truth / f"{IMAGE}.nii.gz").read_bytes())
     (tmp_path / "002.nii.gz").write_bytes(b"no image")
     (tmp_path / "other.nii.gz").write_bytes(b"of no scan")
-    monkeypatch.setattr(server.app, "app_conf", _with(server.app.app_conf, import_labels=tmp_path))
+    monkeypatch.setattr(server.app, "app_conf", _with(server.app.app_conf, import_labels=tmp_path,
+                                                      workspace=tmp_path / "workspace"))
     assert import_labels(server.app) == 1
     assert server.app.datastore().get_labeled_images() == [IMAGE]
     assert import_labels(server.app) == 0  # again: it has a label
@@ -164,7 +222,8 @@ def test_what_a_reader_submits_during_the_import_stays(server, unlabeled, monkey
 
     truth = server.studies / "truth"
     (tmp_path / f"{IMAGE}.nii.gz").write_bytes((truth / f"{IMAGE}.nii.gz").read_bytes())
-    monkeypatch.setattr(server.app, "app_conf", _with(server.app.app_conf, import_labels=tmp_path))
+    monkeypatch.setattr(server.app, "app_conf", _with(server.app.app_conf, import_labels=tmp_path,
+                                                      workspace=tmp_path / "workspace"))
     list_files = start._labels_by_name
 
     def slow(folder):

@@ -186,6 +186,8 @@ def test_info_must_be_an_object(server):
     ({"ts": "x", "name": 5, "label_info": 7}, "ts in info must be a time"), ({"ts": True}, "ts in info"),
     ({"name": 5}, "name in info must be a text, not 5"), ({"author": ["anna"]}, "author in info"),
     ({"label_info": 7}, "label_info must be a list"), ({"label_info": [{"name": 1, "idx": 1}]}, "text as name"),
+    ({"scan": "0" * 32}, "scan in info is the server's own"),
+    ({"classes": ["a"]}, "classes in info is the server's own"),
     ({"label_info": "ab"}, "label_info must be a list"), ({"origin": "x"}, "origin in info must be an object"),
 ])
 def test_what_is_known_of_a_label_keeps_its_kinds(server, unlabeled, info, hint):
