@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,11 +35,20 @@ class Replaced:
         if earlier and earlier[-1].read_bytes() == label.read_bytes():
             return None
         suffix = ".nii.gz" if label.name.lower().endswith(".nii.gz") else label.suffix
-        target = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}{suffix}"
+        target = folder / f"{_name_behind(earlier)}{suffix}"
         durable_write(target, lambda temporary: shutil.copyfile(label, temporary))
         for old in [*earlier, target][:-KEPT]:
             old.unlink(missing_ok=True)
         return target
+
+
+def _name_behind(earlier: Sequence[Path]) -> str:
+    """The time, to the nanosecond; never before the newest name, or a clock set back would cost the newest label."""
+    now = time.time_ns()
+    number = int(f"{time.strftime('%Y%m%d%H%M%S', time.localtime(now // 10**9))}{now % 10**9:09d}")
+    newest = re.match(r"(\d{8})-(\d{6})-(\d{9})", earlier[-1].name) if earlier else None
+    digits = str(max(number, int("".join(newest.groups())) + 1 if newest else 0))
+    return f"{digits[:8]}-{digits[8:14]}-{digits[14:]}"
 
 
 def _name(image_id: str) -> str:
