@@ -84,9 +84,21 @@ def test_a_label_that_was_away_keeps_its_author_but_a_newer_one_does_not_get_it(
     label.unlink()
     scans.refresh()
     label.write_bytes(b"somebody else's")
-    os.utime(label, (time.time() + 60, time.time() + 60))
     scans.refresh()
     assert "a" in scans.get_labeled_images() and "author" not in scans.get_label_info("a", "final")
+
+
+def test_a_label_of_an_older_server_is_known_by_its_time(scans, folder):
+    put(scans, "a", b"mask")
+    del scans._datastore.objects["a"].labels["final"].info["sha256"]
+    label = folder / "labels" / "final" / "a.nii.gz"
+    for age, author in ((0, "anna"), (60, None)):
+        label.unlink()
+        scans.refresh()
+        label.write_bytes(b"mask")
+        os.utime(label, (time.time() + age, time.time() + age))
+        scans.refresh()
+        assert scans.get_label_info("a", "final").get("author") == author
 
 
 def test_what_is_away_during_a_whole_start_is_remembered(scans, folder, tmp_path_factory):

@@ -25,6 +25,7 @@ from monailabel.interfaces.exception import ImageNotFoundException
 
 from lib.durable import durable_write
 from lib.errors import RequestError
+from lib.registry.parts import sha256_of
 
 __all__ = ["EXTENSIONS", "LocalScans"]
 
@@ -86,7 +87,7 @@ class LocalScans(LocalDatastore):
             name = self._filename(image_id, ext)
             _copy(label_filename, folder / name)
             before = scan.labels.get(label_tag)
-            info = {**(label_info or {}), "ts": int(time.time()), "name": name}
+            info = {**(label_info or {}), "ts": int(time.time()), "name": name, "sha256": sha256_of(label_filename)}
             scan.labels[label_tag] = DataModel(info=info, ext=ext)
             self._forget(image_id, label_tag)
             self._update_datastore_file()
@@ -171,9 +172,9 @@ class LocalScans(LocalDatastore):
         return found
 
     def _is_as_before(self, image_id: str, tag: str, label: DataModel, earlier: DataModel) -> bool:
-        """Whether it is the same file, which then gets its author back; a newer one is somebody else's label."""
+        """Whether it is the same file, which then gets its author back; another one is somebody else's label."""
         path = Path(self._datastore.label_path(tag)) / self._filename(image_id, label.ext)
-        if label.ext != earlier.ext or path.stat().st_mtime > earlier.info.get("ts", 0) + 5:
+        if label.ext != earlier.ext or not _is_the_file(path, earlier.info):
             return False
         label.info = {**label.info, **earlier.info}
         return True
@@ -248,6 +249,16 @@ class LocalScans(LocalDatastore):
         # A replaced file arrives as another event; what else changes the index is seen by its time stamp.
         if event.src_path == self._datastore_config_path:
             self._look()
+
+
+def _is_the_file(path: Path, info: Mapping[str, Any]) -> bool:
+    """Whether it is the file that was noted so; of older servers' labels, and of others', the time is known alone."""
+    try:
+        if "sha256" in info:
+            return sha256_of(path) == info["sha256"]
+        return path.stat().st_mtime <= info.get("ts", 0) + 5
+    except OSError:  # gone again, or it cannot be read
+        return False
 
 
 def _copy(source: str | os.PathLike, target: Path) -> None:
