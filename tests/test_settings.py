@@ -39,16 +39,23 @@ def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
         ("learning_rate_final", 0.0001, "learning_rate_final is 0.0001; it must be below learning_rate (0.0001)."),
         ("min_zoom", 1.5, "min_zoom is 1.5; it must not be above max_zoom (1.1)."),
         ("image_size", [32], "image_size is [32]; it must be two whole numbers above 0, rows and columns."),
-        ("in_channels", "two", "in_channels is 'two'; it must be a whole number of at least 1."),
-        ("slice_axis", 7, "slice_axis is 7; it must be 0, 1 or 2, or a list of different ones."),
-        ("slice_axis", [2, 2], "slice_axis is [2, 2]; it must be 0, 1 or 2, or a list of different ones."),
-        ("spacing", [1, 1], "spacing is [1, 1]; it must be three numbers above 0, in mm, or null."),
-        ("orientation", "XYZ", "orientation is 'XYZ'; it must be three letters, one each of L or R, A or P, S or I."),
-        ("orientation", "RLA", "orientation is 'RLA'; it must be three letters"),
-        ("model_2d", 5, "model_2d is 5; it must be the name or folder of a 2D network."),
-        ("pretrained", "no", "pretrained is 'no'; it must be one of True, False."),
-        ("network_def", None, "network_def is None; it must be an object that defines the 3D network."),
         ("mining_interval", 0, "mining_interval is 0; it must be a whole number of at least 1."),
+        ("in_channels", "two", "in_channels is 'two'; it must be a whole number of at least 1."),
+        ("class_names", "lobe", "class_names is 'lobe'; it must be a list of at least two different names"),
+        ("class_names", ["background"], "class_names is ['background']; it must be a list of at least two"),
+        ("class_names", ["a", "a"], "class_names is ['a', 'a']; it must be a list of at least two different names"),
+        ("orientation", "XYZ", "orientation is 'XYZ'; it must be three letters"),
+        ("orientation", "RLS", "orientation is 'RLS'; it must be three letters"),
+        ("orientation", "ras", "orientation is 'ras'; it must be three letters"),
+        ("spacing", [1, 1], "spacing is [1, 1]; it must be three numbers above 0, in mm, or null."),
+        ("spacing", [1, 1, 0], "spacing is [1, 1, 0]; it must be three numbers above 0, in mm, or null."),
+        ("model_2d", 5, "model_2d is 5; it must be the name or the folder of a model."),
+        ("pretrained", "no", "pretrained is 'no'; it must be true or false."),
+        ("resume", 1, "resume is 1; it must be true or false."),
+        ("network_def", None, "network_def is None; it must be an object whose _target_"),
+        ("network_2d_def", {"a": 1}, "network_2d_def is {'a': 1}; it must be an object whose _target_"),
+        ("slice_axis", 7, "slice_axis is 7; it must be 0, 1 or 2, or a list of different ones."),
+        ("slice_context", 2, "slice_context is 2; it must be one of 1, 3."),
         ("ema_teacher", True, "ema_teacher is true, but ema_momentum is null"),
     ],
 )
@@ -57,13 +64,21 @@ def test_one_wrong_setting_is_one_sentence(key, value, message):
     assert found.startswith(message)
 
 
+def test_what_may_be_meant():
+    sound = {"spacing": [0.85, 0.85, 0.75], "orientation": "AIL", "class_names": ("background", "left atrium"),
+             "network_2d_def": "%network_def", "pretrained": False, "slice_axis": [2, 0]}
+    assert list(wrong_settings({**TRAIN, **sound})) == []
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "configs").rglob("*.json")), ids=lambda path: path.stem)
+def test_the_overlays_of_the_repository_are_sound(overlay):
+    content = ConfigParser.load_config_file(overlay)
+    whole = {key: value for key, value in content.items() if "#" not in key and "::" not in key}
+    assert list(wrong_settings({**TRAIN, **whole})) == []
+
+
 def test_no_epoch_at_all():
     assert len(list(wrong_settings({**TRAIN, "stage_1_epochs": 0, "stage_2_epochs": 0}))) == 1
-
-
-def test_what_is_sound_passes():
-    for key, value in (("orientation", "LPS"), ("orientation", "AIL"), ("spacing", [0.5, 1, 2]), ("slice_axis", [2])):
-        assert list(wrong_settings({**TRAIN, key: value})) == []
 
 
 def test_expressions_are_left_to_whoever_uses_them():

@@ -67,29 +67,42 @@ def _is_axis(value: Any) -> bool:
     return all(_is_whole(axis) and axis in (0, 1, 2) for axis in axes) and 0 < len(axes) == len(set(axes))
 
 
+def _are_names(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name for name in value):
+        return False
+    return 2 <= len(value) == len(set(value))
+
+
+def _is_orientation(value: Any) -> bool:
+    """One letter for each of left-right, back-front and foot-head, as nibabel reads them: no small ones."""
+    return isinstance(value, str) and len(value) == 3 and {"LRPAIS".find(code) // 2 for code in value} == {0, 1, 2}
+
+
 def _is_spacing(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_number(v) and v > 0 for v in value)
 
 
-def _is_orientation(value: Any) -> bool:
-    axes = {frozenset("LR"), frozenset("AP"), frozenset("SI")}
-    return isinstance(value, str) and len(value) == 3 and axes == {
-        axis for axis in axes if axis & set(value.upper())
-    }  # fmt: skip
+def _is_definition(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
 
+
+SWITCH: Rule = (lambda value: isinstance(value, bool), "true or false")
+DEFINITION: Rule = (_is_definition, "an object whose _target_ names a class or function")
 
 RULES: dict[str, Rule] = {
+    "class_names": (_are_names, "a list of at least two different names, the background first"),
+    "in_channels": _whole(1),
+    "orientation": (_is_orientation, "three letters, of R and L, A and P, S and I one each, such as RAS"),
+    "spacing": _or_null((_is_spacing, "three numbers above 0, in mm")),
+    "network_def": DEFINITION,
+    "network_2d_def": DEFINITION,
+    "model_2d": (lambda value: isinstance(value, str) and value != "", "the name or the folder of a model"),
+    "slice_context": _one_of(1, 3),
     "sampling": _one_of(*MODES),
     "roles": _one_of(*ROLES),
     "finetuning": _one_of(*STRATEGIES),
     "amp_dtype": _or_null(_one_of(*AMP_DTYPES)),
     "seed": _whole(0),
-    "in_channels": _whole(1),
-    "orientation": (_is_orientation, "three letters, one each of L or R, A or P, S or I"),
-    "spacing": _or_null((_is_spacing, "three numbers above 0, in mm")),
-    "network_def": (lambda value: isinstance(value, Mapping), "an object that defines the 3D network"),
-    "model_2d": (lambda value: isinstance(value, str) and value != "", "the name or folder of a 2D network"),
-    "pretrained": _one_of(True, False),
     "patch_size": (_is_patch, "three whole numbers above 0, one an axis"),
     "image_size": (_is_size, "two whole numbers above 0, rows and columns"),
     "overlap": _number(0, 1, open_high=True),
@@ -139,6 +152,11 @@ RULES: dict[str, Rule] = {
     "ramp_epochs": _whole(0),
     "rotation": _number(0, 180),
     "embedding_cache_gb": _number(0),
+    **dict.fromkeys(
+        ("resume", "lite", "restart", "channels_last", "ema_teacher", "allow_empty_unlabeled", "pretrained",
+         "slice_checkpoint"),
+        SWITCH,
+    ),
 }
 
 

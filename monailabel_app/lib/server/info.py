@@ -22,7 +22,11 @@ def require_sound_info(info: Mapping[str, Any]) -> None:
         segment_entries(info["label_info"])
 
 
-OWN = {"scan": "which scan a label was saved for", "classes": "which structures its values are"}
+OWN = {
+    "scan": "which scan a label was saved for",
+    "classes": "which structures its values are",
+    "sha256": "which file was saved",
+}
 
 
 def _is_text(value: Any) -> bool:
