@@ -197,7 +197,7 @@ def _label_names(key: str, text: str) -> tuple[str, ...]:
         raise UserError(f"--conf {key} {text!r}: separate names by single commas.")
     if len({plain_name(name) for name in names}) < len(names):
         raise UserError(f"--conf {key} {text!r}: two names are the same (case, blanks and underscores do not count).")
-    if "background" in [name.lower() for name in names]:
+    if "background" in [plain_name(name) for name in names]:
         raise UserError(f"--conf {key} {text!r}: leave the background out; it is always there, with the value 0.")
     if len(names) > 255:
         raise UserError(f"--conf {key}: {len(names)} structures do not fit into masks of 8 bits (at most 255).")

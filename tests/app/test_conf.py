@@ -62,6 +62,7 @@ def test_values_are_parsed():
     ("settings", '{"spacing": [1, 1]}', "three numbers above 0"),
     ("settings", '{"slice_axis": 7}', "slice_axis is 7"),
     ("labels", "background,a", "leave the background out"),
+    ("labels", "_Background,a", "leave the background out"),
     ("labels", "", "No labels are named|single commas"),
     ("retrain", "maybe", "write on or off"),
     ("retrain_after", "0", "whole number of at least 1"),

@@ -18,6 +18,7 @@ from lib.conf import AppConf
 from lib.errors import RequestError
 from lib.infers.masks import DTYPES, EXTENSIONS, centroids, keep_largest, label_colors, write_mask
 from lib.infers.traffic import Traffic
+from mnseg.data.content_digests import ContentDigests
 from mnseg.errors import UserError
 
 __all__ = ["MODEL_NAME", "PublishedInfer"]
@@ -63,6 +64,7 @@ class PublishedInfer(InferTask):
         self.labeled, self.training = labeled, training
         self._predictors: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._digests = ContentDigests(conf.workspace)  # of scans; each is read once while it stays as it is
         self.colors = label_colors(conf.labels)
 
     def info(self) -> dict[str, Any]:
@@ -109,6 +111,7 @@ class PublishedInfer(InferTask):
         with self.traffic.inference():
             predictor = self._predictor(version)
             loaded = time.perf_counter()
+            scan = self._digest(request)
             prediction = predictor.predict(request["image"], request.get("name", ""))
             after = time.perf_counter()
             mask = prediction.mask.numpy().astype(np.uint8)
@@ -128,15 +131,24 @@ class PublishedInfer(InferTask):
         }
         if image_id := request.get("image_id"):
             with _removed_on_error(path):
-                self._note(image_id, mask, prediction.affine.numpy(), version)
+                self._note(image_id, mask, prediction.affine.numpy(), version, scan)
         return str(path), self._answer(version, mask, latencies)
 
-    def _note(self, image_id: str, mask: np.ndarray, affine: np.ndarray, version: Any) -> None:
+    def _digest(self, request: Mapping[str, Any]) -> str | None:
+        """Of a scan of the studies: the file may be replaced under its name; a DICOM series keeps its UID."""
+        if self.conf.is_dicomweb or not request.get("image_id"):
+            return None
+        try:
+            return self._digests.of(request["image"])
+        except OSError:  # predicting it says why
+            return None
+
+    def _note(self, image_id: str, mask: np.ndarray, affine: np.ndarray, version: Any, scan: str | None) -> None:
         """Keep what was served: without it nobody could tell later what a person changed."""
         path = _temporary(".nii.gz")
         try:
             write_mask(path, mask, affine, f"{version.name}; {NOTICE}")
-            self.provenance.served(image_id, path, version.id)
+            self.provenance.served(image_id, path, version.id, scan)
         finally:
             path.unlink()
 

@@ -1,7 +1,7 @@
 """Whose label is it: the mask that was served, the label that came back, and what a person changed in between.
 
     served/<image>.nii.gz        the mask that was served last, on the scan's grid
-    served/<image>.json          its version and time, and digests of the masks served before
+    served/<image>.json          its version, scan and time, and digests of the masks served before
     served/base/<image>.nii.gz   the mask that the newest label was compared with
     labels.jsonl                 every submitted label, oldest first
 """
@@ -62,18 +62,19 @@ class Provenance:
     def _journal(self) -> Path:
         return self.root / "labels.jsonl"
 
-    def served(self, image_id: str, mask_file: str | Path, version: str) -> None:
+    def served(self, image_id: str, mask_file: str | Path, version: str, scan: str | None = None) -> None:
         """Keep the mask that a client is given.
 
         Args:
             image_id: of the scan.
             mask_file: NIfTI (.nii.gz) on the scan's grid.
             version: id of the version that made it.
+            scan: digest of the scan's bytes, which may be replaced under its name; None where it cannot be.
         """
         content = Path(mask_file).read_bytes()
         mask, affine = _mask(mask_file)
         entry = {"version": version, "digest": digest_array(mask, affine), "when": self._now(),
-                 "sha256": hashlib.sha256(content).hexdigest()}
+                 "sha256": hashlib.sha256(content).hexdigest(), "scan": scan}
         with self._lock:
             earlier = [old for old in self._served_before(image_id) if old.get("digest") != entry["digest"]]
             # In this order: a kill in between leaves the older mask, which the list still knows.
@@ -89,17 +90,24 @@ class Provenance:
         return next((old["version"] for old in reversed(masks) if old.get("digest") == digest), None)
 
     def submitted(
-        self, image_id: str, mask_file: str | Path, author: str, origin: Mapping[str, Any] | None = None
+        self,
+        image_id: str,
+        mask_file: str | Path,
+        author: str,
+        origin: Mapping[str, Any] | None = None,
+        scan: str | None = None,
     ) -> dict[str, Any]:
-        """Note a label that came back, and compare it with the mask that was served last.
+        """Note a label that came back, and compare it with the mask that was served last, if that is of the same scan.
 
-        A label that equals any mask that was ever served for the scan is our own output coming back: ``unedited``.
+        A label that equals any mask that was ever served under the scan's name is our own output coming back:
+        ``unedited``.
 
         Args:
             image_id: of the scan.
             mask_file: the accepted label, on the scan's grid.
             author: who sent it.
             origin: where it comes from, if not from a client of the server; kept with the rest.
+            scan: as in `served`.
 
         Returns:
             The line of labels.jsonl: image, sha256 (of the file), author, when, served (version or None), dice
@@ -110,7 +118,7 @@ class Provenance:
         digest = digest_array(label, affine)
         with self._lock:
             masks = self._served_before(image_id)
-            base, version = self._last_served(image_id, masks)
+            base, version = self._last_served(image_id, masks, scan)
             same = next((old for old in reversed(masks) if old.get("digest") == digest), None)
             facts = {
                 "image": image_id,
@@ -182,13 +190,18 @@ class Provenance:
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
-    def _last_served(self, image_id: str, masks: Sequence[dict[str, Any]]) -> tuple[Path | None, str | None]:
-        """The kept mask and its version, None when the list does not know it."""
+    def _last_served(
+        self, image_id: str, masks: Sequence[dict[str, Any]], scan: str | None
+    ) -> tuple[Path | None, str | None]:
+        """The kept mask, None when it is of another scan, and its version, None when the list does not know it."""
         file = self._file(image_id, ".nii.gz")
         if not file.is_file():
             return None, None
         sha256 = sha256_of(file)
-        return file, next((old["version"] for old in reversed(masks) if old.get("sha256") == sha256), None)
+        entry = next((old for old in reversed(masks) if old.get("sha256") == sha256), {})
+        if scan and entry.get("scan") not in (None, scan):  # None: of an older server
+            return None, None
+        return file, entry.get("version")
 
     def _compared(self, label: np.ndarray, affine: np.ndarray, base: Path | None, same: bool) -> dict[str, Any]:
         if base is None:
@@ -205,10 +218,13 @@ class Provenance:
 
     def _keep_base(self, image_id: str, base: Path | None) -> None:
         """The next mask that is served must not take away what this label began as."""
-        if base is not None:
+        file = self._file(image_id, ".nii.gz")
+        kept = file.parent / "base" / file.name
+        if base is None:
+            kept.unlink(missing_ok=True)
+        else:
             content = base.read_bytes()
-            file = self._file(image_id, ".nii.gz")
-            durable_write(file.parent / "base" / file.name, lambda temporary: temporary.write_bytes(content))
+            durable_write(kept, lambda temporary: temporary.write_bytes(content))
 
     def _dice(self, mask: np.ndarray, label: np.ndarray) -> dict[str, float]:
         dice = {}

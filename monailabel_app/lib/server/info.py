@@ -8,7 +8,7 @@ from typing import Any
 from lib.errors import RequestError
 from lib.labels.segments import segment_entries
 
-__all__ = ["require_sound_info"]
+__all__ = ["OWN", "require_sound_info"]
 
 
 def require_sound_info(info: Mapping[str, Any]) -> None:
@@ -26,6 +26,8 @@ OWN = {
     "scan": "which scan a label was saved for",
     "classes": "which structures its values are",
     "sha256": "which file was saved",
+    "origin": "where a label comes from",
+    "seg": "what of a label is in the DICOM server",
 }
 
 
@@ -37,15 +39,9 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ts": (_is_time, "a time in seconds since 1970"),
     "name": (_is_text, "a text"),
     "author": (_is_text, "a text"),
     "client_id": (_is_text, "a text"),
-    "origin": (_is_object, "an object"),
-    "seg": (_is_object, "an object"),
 }

@@ -14,6 +14,7 @@ from fastapi import APIRouter, UploadFile
 from lib.errors import RequestError, in_words, is_full
 from lib.labels.replaced import Replaced
 from lib.server.inbox import Inbox, Submission
+from lib.server.info import OWN
 from lib.server.known import require_image, require_tag
 from lib.server.plain_json import json_object
 from lib.server.roles import caller
@@ -204,7 +205,7 @@ class Submissions:
         edit = submission.noted()  # by the server that was stopped, if it came that far
         if edit is None:
             edit = self.app.provenance.submitted(image_id, submission.mask, submission.facts["author"],
-                                                 submission.facts.get("origin"))
+                                                 submission.facts.get("origin"), submission.facts.get("scan"))
             submission.note(edit)
         self.app.training.label_saved(image_id)
         self.app.reservations.release(image_id)
@@ -214,7 +215,7 @@ class Submissions:
         """What the datastore keeps beside the label; the values follow the server's labels, not the client's order."""
         indices = self.app.app_conf.label_indices
         named = [{"name": name, "idx": value} for name, value in indices.items()]
-        params = {key: value for key, value in submission.facts["params"].items() if key != "label_info"}
+        params = {key: value for key, value in submission.facts["params"].items() if key not in OWN}
         origin = {"origin": submission.facts["origin"]} if "origin" in submission.facts else {}
         # A file may be replaced under its name; a DICOM series keeps its UID.
         scan = {"scan": submission.facts["scan"]} if submission.facts.get("scan") else {}

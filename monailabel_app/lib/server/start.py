@@ -156,17 +156,17 @@ def import_labels(app: Any) -> int:
         elif len(paths) > 1:
             logger.warning("%s is not taken in: there is %s too", paths[0], paths[1].name)
         elif name not in labeled:
-            digest = sha256_of(paths[0])
-            if (name, digest) in before:
-                logger.info("%s was taken in before, and its label is gone: it is left alone", paths[0])
-                continue
             try:
+                digest = sha256_of(paths[0])
+                if (name, digest) in before:
+                    logger.info("%s was taken in before, and its label is gone: it is left alone", paths[0])
+                    continue
                 app.submissions.take(name, paths[0], "final", {}, "imported", replace=False,
                                      origin={"kind": "folder", "file": paths[0].name})
                 append_json_line(journal, {"image": name, "sha256": digest})
                 taken += 1
-            except RequestError as error:
-                logger.warning("%s is not taken in: %s", paths[0], error.sentence)
+            except (RequestError, OSError) as error:  # the others must not wait
+                logger.warning("%s is not taken in: %s", paths[0], getattr(error, "sentence", error))
     logger.info("%d labels were taken in from %s", taken, app.app_conf.import_labels)
     return taken
 

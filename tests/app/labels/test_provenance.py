@@ -164,6 +164,21 @@ def test_another_grid_than_the_served_one(provenance, tmp_path):
     assert facts["dice"] is None and facts["edited_voxels"] is None and not facts["unedited"]
 
 
+def test_a_scan_that_was_replaced_under_its_name(provenance, tmp_path):
+    """A label of the new scan did not begin as a mask of the old one; that mask itself is nobody's label, as ever."""
+    label = write(tmp_path / "label.nii.gz", ball(shift=1))
+    base = tmp_path / "workspace" / "served" / "base" / "a.nii.gz"
+    provenance.served("a", write(tmp_path / "served.nii.gz", ball()), "0003", "the old scan")
+    assert provenance.submitted("a", label, "anna", scan="the old scan")["served"] == "0003" and base.exists()
+    facts = provenance.submitted("a", label, "anna", scan="the new scan")
+    assert (facts["served"], facts["dice"], facts["edited_voxels"]) == (None, None, None) and not base.exists()
+    assert provenance.submitted("a", tmp_path / "served.nii.gz", "anna", scan="the new scan")["unedited"]
+    provenance.served("a", write(tmp_path / "served.nii.gz", ball()), "0004", "the new scan")
+    assert provenance.submitted("a", label, "anna", scan="the new scan")["served"] == "0004"
+    provenance.served("a", write(tmp_path / "served.nii.gz", ball()), "0005")
+    assert provenance.submitted("a", label, "anna", scan="the new scan")["served"] == "0005", "of an older server"
+
+
 def test_eight_threads(provenance, tmp_path):
     failures = []
 

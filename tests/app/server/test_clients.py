@@ -142,6 +142,20 @@ def test_a_mask_of_ours_does_not_replace_what_a_person_drew(server, published, u
     assert client.save_label(IMAGE, str(tmp_path / "edited.nii.gz"))["edit"]["edited_voxels"] == 1
 
 
+def test_a_label_of_a_replaced_scan_did_not_begin_as_a_mask_of_the_old_one(server, published, tmp_path):
+    scan, client = server.studies / "copy.nii.gz", server.client(folder=tmp_path)
+    nib.save(truth(server), tmp_path / "drawn.nii.gz")
+    source = nib.load(server.app.datastore().get_image_uri(IMAGE))
+    one, other = (nib.Nifti1Image(np.asarray(source.dataobj) * factor, source.affine) for factor in (1, 2))
+    for image, is_segmented, version in ((one, True, "0001"), (other, False, None), (other, True, "0001")):
+        nib.save(image, scan)
+        server.app.datastore().refresh()
+        if is_segmented:
+            client.infer("mnseg", "copy", dict(SLICER))
+        assert client.save_label("copy", str(tmp_path / "drawn.nii.gz"))["edit"]["served"] == version
+    requests.delete(f"{server.url}/datastore/image", params={"id": "copy"}).raise_for_status()
+
+
 def test_a_label_is_taken_by_names_not_by_numbers(server, unlabeled, tmp_path):
     """Slicer numbers segments as they come; here tube, lobe, bean."""
     image = truth(server)
