@@ -154,6 +154,7 @@ def test_a_label_of_a_replaced_scan_did_not_begin_as_a_mask_of_the_old_one(serve
             client.infer("mnseg", "copy", dict(SLICER))
         assert client.save_label("copy", str(tmp_path / "drawn.nii.gz"))["edit"]["served"] == version
     requests.delete(f"{server.url}/datastore/image", params={"id": "copy"}).raise_for_status()
+    server.app.training.saved.clear()
 
 
 def test_a_label_is_taken_by_names_not_by_numbers(server, unlabeled, tmp_path):
