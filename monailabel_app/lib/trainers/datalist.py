@@ -205,7 +205,10 @@ def _digest_of_labeled(datastore: Any, case: str, image: str) -> str | None:
 def replaced_scans(run_folder: Path) -> list[str]:
     """Cases of a run's datalist whose image is no longer the one that the label was saved for."""
     path = run_folder / "datalist.json"
-    content = load_datalist(path) if path.exists() else {}
+    try:
+        content = load_datalist(path) if path.exists() else {}
+    except UserError:  # the step that reads it next says what is wrong
+        return []
     items = [item for split in ("labeled", "validation") for item in content.get(split, []) if "scan" in item]
     return [item["case"] for item in items if _digest(item["image"]) != item["scan"]]
 
