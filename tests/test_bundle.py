@@ -109,7 +109,9 @@ def test_words_as_values_pass(configs):
 
 def test_settings_that_cannot_be_meant_are_refused_together(configs):
     changes = {"initialize": ["$refuse_unknown_keys()", "$require_sound_settings()"], "batch_size": 0}
-    assert refusal(configs, changes, pretrained="yes") == "batch_size is 0; it must be a whole number of at least 1."
+    assert refusal(configs, changes, pretrained="yes") == (
+        "batch_size is 0; it must be a whole number of at least 1. pretrained is 'yes'; it must be true or false."
+    )
     require_sound_settings()  # outside a workflow: nothing to check
 
 
