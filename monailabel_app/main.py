@@ -39,6 +39,7 @@ from lib.server.start import (
 )
 from lib.trainers.co_train_task import CoTrainTask
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.infer_v2 import InferTask
 
 from mnseg._version import __version__
 from mnseg.data.itk_module import load_itk
@@ -79,16 +80,19 @@ class MnsegApp(MONAILabelApp):
     def init_datastore(self) -> Any:
         return dicom_scans(self.app_conf) if self.app_conf.is_dicomweb else LocalScans(self.studies)
 
-    def init_infers(self) -> dict[str, PublishedInfer]:
+    def init_infers(self) -> dict[str, InferTask]:
         self.training = TrainingService(
             self.app_conf, self._datastore, self.registry, self.provenance, self.traffic
         )
-        return {
-            MODEL_NAME: PublishedInfer(
-                self.app_conf, self.registry, self.traffic, self.provenance,
-                labeled=lambda: len(self.datastore().get_labeled_images()), training=self.training.status,
-            )
-        }  # fmt: skip
+        published = PublishedInfer(
+            self.app_conf, self.registry, self.traffic, self.provenance,
+            labeled=lambda: len(self.datastore().get_labeled_images()), training=self.training.status,
+        )  # fmt: skip
+        if not self.app_conf.promptable:
+            return {MODEL_NAME: published}
+        from lib.infers.prompted import PROMPT_NAME, PromptedInfer  # here: it imports much
+
+        return {MODEL_NAME: published, PROMPT_NAME: PromptedInfer(self.app_conf, self.traffic)}
 
     def init_trainers(self) -> dict[str, CoTrainTask]:
         return {MODEL_NAME: CoTrainTask(self.training)}
@@ -143,7 +147,7 @@ class MnsegApp(MONAILabelApp):
     def trainers(self) -> list[str]:
         return list(self._trainers)
 
-    def infer_task(self, model: str) -> PublishedInfer:
+    def infer_task(self, model: str) -> InferTask:
         """Raises: RequestError, 404, for a name that no model has."""
         if model not in self._infers:
             raise RequestError(404, f"There is no model {model[:60]!r}; there is {', '.join(self._infers)}.")

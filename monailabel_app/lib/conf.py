@@ -43,6 +43,8 @@ class AppConf:
         ``configs/recipes/label.json``, or ``cpu.json`` where there is no GPU).
     settings: keys of train.json and their values, a JSON object; they win over the overlays.
     model: folder of a packed bundle that is served until something better is trained, or None.
+    promptable: a model for the first scans, to which people show a structure by clicks or a box: a directory or hub id
+        of SAM, MedSAM, SAM-HQ or SAM 2, or ``random-walker``; empty: none.
     min_labels: labeled scans without which nothing is trained.
     retrain: whether training starts by itself (``on``, ``off``); it can be switched while the server runs. None: on at
         the first start, later as it was switched last.
@@ -79,6 +81,7 @@ class AppConf:
     overlays: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: Path | None = None
+    promptable: str = ""
     min_labels: int = 3
     retrain: bool | None = None
     retrain_after: int = 2
@@ -305,6 +308,7 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "overlays": _file_list,
     "settings": _json_object,
     "model": _folder,
+    "promptable": lambda key, text: text.strip(),
     "min_labels": _number(int, 1),
     "retrain": _switch,
     "retrain_after": _number(int, 1),

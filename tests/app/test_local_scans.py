@@ -300,3 +300,21 @@ def test_nothing_is_known_of_a_label_that_follows_a_removed_one(scans, folder):
     (folder / "labels" / "final" / "a.nii.gz").write_bytes(b"by hand")
     scans.refresh()
     assert scans.get_labeled_images() == ["a"] and "author" not in scans.get_label_info("a", "final")
+
+
+def test_a_label_that_is_overwritten_in_the_folder_is_no_longer_its_authors(scans, folder):
+    put(scans, "a", b"mask")
+    put(scans, "c", b"mask")
+    scans.refresh()
+    assert scans.get_label_info("a", "final")["author"] == "anna"
+    (folder / "labels" / "final" / "a.nii.gz").write_bytes(b"drawn by somebody else")
+    scans.refresh()
+    assert scans.get_label_info("a", "final").keys() == {"ts", "name"}
+    assert scans.get_label_info("c", "final")["author"] == "anna"
+    (folder / "labels" / "final" / "c.nii.gz").write_bytes(b"while no server runs")
+    again = opened(folder)
+    assert again.get_label_info("c", "final").keys() == {"ts", "name"}
+    again.folder_of_uploads = scans.folder_of_uploads
+    put(again, "c", b"saved again")
+    again.refresh()
+    assert again.get_label_info("c", "final")["author"] == "anna"

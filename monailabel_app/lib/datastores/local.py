@@ -52,6 +52,7 @@ class LocalScans(LocalDatastore):
         self._away = self._read_away(self._away_path)
         self.doubles: dict[str, list[str]] = {}
         self._complaint = ""
+        self._stamps: dict[Path, tuple] = {}
         self.on_removed: Callable[[str, str | None], None] = lambda image_id, tag: None
         super().__init__(str(folder), extensions=[f"*{ext}" for ext in EXTENSIONS], auto_reload=auto_reload)
         if auto_reload:
@@ -123,6 +124,7 @@ class LocalScans(LocalDatastore):
         labels = Path(self._datastore.label_path(None))
         for tag in [folder.name for folder in labels.iterdir() if folder.is_dir()] if labels.is_dir() else []:
             changes += self._add_non_existing_labels(tag)
+        changes += self._forget_overwritten()
         if changes:
             self._update_datastore_file()
         self._tell_of_doubles()
@@ -139,6 +141,31 @@ class LocalScans(LocalDatastore):
             self._update_datastore_file()
         if self._away.model_dump() != known:
             self._save_away()
+
+    def _forget_overwritten(self) -> int:
+        """A label that somebody overwrote in the folder is no longer its author's; how many there were."""
+        found = 0
+        for image_id, entry in self._datastore.objects.items():
+            for tag, label in entry.labels.items():
+                path = Path(self._datastore.label_path(tag)) / self._filename(image_id, label.ext)
+                if "sha256" in label.info and self._is_another(path, label.info["sha256"]):
+                    label.info = {"ts": int(time.time()), "name": label.info.get("name", path.name)}
+                    found += 1
+        return found
+
+    def _is_another(self, path: Path, sha256: str) -> bool:
+        """Whether the file has another content; it is read again only when its size or time is another."""
+        try:
+            stat = path.stat()
+            stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino, sha256)
+            if self._stamps.get(path) == stamp:
+                return False
+            if sha256_of(path) != sha256:
+                return True
+        except OSError:  # away, or just being written
+            return False
+        self._stamps[path] = stamp
+        return False
 
     def _forget(self, image_id: str, tag: str | None = None) -> None:
         """What was known of a label that was removed on purpose, or of those of a scan, is not its successor's."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +13,16 @@ import numpy as np
 from mnseg.data.dicom_seg_write import COLORS
 from mnseg.data.itk_module import load_itk
 
-__all__ = ["DTYPES", "EXTENSIONS", "centroids", "keep_largest", "label_colors", "write_mask"]
+__all__ = [
+    "DTYPES",
+    "EXTENSIONS",
+    "centroids",
+    "keep_largest",
+    "label_colors",
+    "removed_on_error",
+    "temporary_file",
+    "write_mask",
+]
 
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii")
 DTYPES = ("uint8", "uint16", "int16", "int32", "float32")
@@ -74,3 +85,18 @@ def label_colors(labels: Sequence[str]) -> dict[str, list[int]]:
         name: list(GENERIC_ANATOMY_COLORS.get(name.replace("_", " ").lower()) or COLORS[place % len(COLORS)])
         for place, name in enumerate(labels)
     }
+
+
+@contextlib.contextmanager
+def removed_on_error(path: Path) -> Iterator[None]:
+    """A full disk must not be filled further by masks that nobody will fetch."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def temporary_file(extension: str) -> Path:
+    with tempfile.NamedTemporaryFile(prefix="mnseg-", suffix=extension, delete=False) as file:
+        return Path(file.name)

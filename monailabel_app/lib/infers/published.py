@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib.conf import AppConf
 from lib.errors import RequestError
-from lib.infers.masks import DTYPES, EXTENSIONS, centroids, keep_largest, label_colors, write_mask
+from lib.infers.masks import centroids, keep_largest, label_colors, removed_on_error, temporary_file, write_mask
+from lib.infers.options import Options
 from lib.infers.traffic import Traffic
 from mnseg.data.content_digests import ContentDigests
 from mnseg.errors import UserError
@@ -83,7 +81,7 @@ class PublishedInfer(InferTask):
     def warm_up(self) -> None:
         """Load what takes seconds, the published version and the libraries, before somebody waits for it."""
         version = self.registry.published()
-        path = _temporary(".nrrd")
+        path = temporary_file(".nrrd")
         try:
             with self._lock:
                 write_mask(path, np.zeros((1, 1, 1), np.uint8), np.eye(4), NOTICE)
@@ -103,7 +101,7 @@ class PublishedInfer(InferTask):
         Raises:
             RequestError: 409 while there is no model; 400 for a request key of the wrong kind; 422 for a bad scan.
         """
-        options = _Options.of(request, self.conf)
+        options = Options.of(request, self.conf)
         version = self.registry.published()
         if version is None:
             raise RequestError(409, self._no_model())
@@ -118,8 +116,8 @@ class PublishedInfer(InferTask):
             if options.largest_component:
                 mask = keep_largest(mask)
             cleaned = time.perf_counter()
-            path = _temporary(options.extension)
-            with _removed_on_error(path):
+            path = temporary_file(options.extension)
+            with removed_on_error(path):
                 notice = f"{version.name}; {NOTICE}"
                 write_mask(path, mask.astype(options.dtype), prediction.affine.numpy(), notice, options.compress)
         latencies = {
@@ -130,7 +128,7 @@ class PublishedInfer(InferTask):
             "total": time.perf_counter() - begun,
         }
         if image_id := request.get("image_id"):
-            with _removed_on_error(path):
+            with removed_on_error(path):
                 self._note(image_id, mask, prediction.affine.numpy(), version, scan)
         return str(path), self._answer(version, mask, latencies)
 
@@ -145,7 +143,7 @@ class PublishedInfer(InferTask):
 
     def _note(self, image_id: str, mask: np.ndarray, affine: np.ndarray, version: Any, scan: str | None) -> None:
         """Keep what was served: without it nobody could tell later what a person changed."""
-        path = _temporary(".nii.gz")
+        path = temporary_file(".nii.gz")
         try:
             write_mask(path, mask, affine, f"{version.name}; {NOTICE}")
             self.provenance.served(image_id, path, version.id, scan)
@@ -200,58 +198,3 @@ def _undisturbed(build: Callable[[], Any], attempts: int = 5) -> Any:
                 raise
             time.sleep(0.2)
     return build()
-
-
-class _Options:
-    """The keys of a request that mean something here, checked; all others are ignored and go nowhere."""
-
-    def __init__(self, extension: str, dtype: str, compress: bool, largest_component: bool) -> None:
-        self.extension, self.dtype, self.compress = extension, dtype, compress
-        self.largest_component = largest_component
-
-    @classmethod
-    def of(cls, request: Mapping[str, Any], conf: AppConf) -> _Options:
-        return cls(
-            _word(request, "result_extension", EXTENSIONS, ".nii.gz"),
-            _word(request, "result_dtype", DTYPES, "uint8"),
-            _switch(request, "result_compress", True),
-            _switch(request, "largest_component", conf.largest_component),
-        )
-
-
-def _word(request: Mapping[str, Any], key: str, words: tuple[str, ...], default: str) -> str:
-    value = request.get(key)
-    if value is None or value == "":
-        return default
-    if value not in words:
-        raise RequestError(400, f"{key} is {_shown(value)}; it may be {', '.join(words)}.")
-    return value
-
-
-def _switch(request: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = request.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise RequestError(400, f"{key} is {_shown(value)}; it may be true or false.")
-    return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-@contextlib.contextmanager
-def _removed_on_error(path: Path) -> Iterator[None]:
-    """A full disk must not be filled further by masks that nobody will fetch."""
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _temporary(extension: str) -> Path:
-    with tempfile.NamedTemporaryFile(prefix="mnseg-", suffix=extension, delete=False) as file:
-        return Path(file.name)

@@ -48,6 +48,7 @@ class Inbox:
         self.root = root
         self._guard = threading.Lock()
         self._last = 0
+        self._abandoned = list(root.glob(".*"))  # of a killed server; those of this one are being written
 
     def _next(self) -> int:
         """The time, or a number behind all that are waiting: a clock that was set back must not turn their order."""
@@ -80,7 +81,7 @@ class Inbox:
 
     def waiting(self) -> list[Submission]:
         """What a killed server left, oldest first. Drafts were never confirmed to anybody and are removed."""
-        for draft in self.root.glob(".*"):
+        for draft in self._abandoned:
             shutil.rmtree(draft, ignore_errors=True)
         return self.waiting_folders()
 

@@ -18,15 +18,16 @@ class Prompt:
 
     Attributes:
         class_index: 1 .. K-1.
-        component: (H, W) bool, the component of the small network's mask that the prompt was made from.
-        box: row0, column0, row1, column1, half open, margin included, clipped to the image.
+        component: (H, W) bool, the component of the small network's mask that the prompt was made from, or a guess.
+        box: row0, column0, row1, column1, half open, margin included, clipped to the image; None: points alone, as a
+            person's clicks.
         points: (N, 2) float, row and column.
         point_labels: (N,) int, 1 positive, 0 negative.
     """
 
     class_index: int
     component: np.ndarray
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None
     points: np.ndarray
     point_labels: np.ndarray
 

@@ -80,7 +80,7 @@ def mr_server(orthanc, tmp_path_factory):
 def ct_server(orthanc, tmp_path_factory):
     """Labels CT series, with a model that finds what is bright."""
     model = threshold_model(tmp_path_factory.mktemp("model") / "bundle")
-    conf = {"model": model, "retrain": "off", "threads": 1, "seg_interval": 2}
+    conf = {"model": model, "retrain": "off", "threads": 1, "seg_interval": 2, "promptable": "random-walker"}
     server = LabelServer(orthanc.dicomweb, "CT", "organ", tmp_path_factory.mktemp("ct") / "workspace", conf)
     yield server
     server.end()

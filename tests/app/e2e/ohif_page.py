@@ -63,6 +63,21 @@ class Ohif:
         assert answer.value.status == 200, answer.value.text()
         page.wait_for_timeout(6000)
 
+    def point_at(self, label: str, x: int, y: int) -> dict[str, Any]:
+        """Click on one point of a structure and have it segmented; what OHIF sent as ``params``."""
+        page = self.page
+        page.locator("button.actionButton").first.click()
+        page.click('label:has-text("Point Prompts")')
+        page.locator("tr.clickable-row", has_text=label).last.click()
+        page.wait_for_timeout(1000)
+        page.mouse.click(x, y)
+        page.wait_for_timeout(1000)
+        with page.expect_response(lambda answer: "/infer/prompt" in answer.url) as answer:
+            page.locator('button[title="Run PointPrompts"]').click()
+        assert answer.value.status == 200, answer.value.text()
+        page.wait_for_timeout(6000)
+        return answer.value.request.post_data
+
     # ---------------------------------------------------------------- the mode with brushes
 
     def new_segmentation(self, segment: str) -> None:

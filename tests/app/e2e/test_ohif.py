@@ -45,6 +45,20 @@ def test_the_panel_runs_the_model_and_draws_the_mask(orthanc, ct_server, chromiu
 
 
 @pytest.mark.parametrize("order", ["up", "down"])
+def test_a_point_in_the_panel_becomes_a_mask(orthanc, ct_server, chromium, pictures, order):
+    """The promptable model: a click on the organ colors it; a mirrored stack would put the mask elsewhere."""
+    ohif = Ohif(chromium, ct_server, "monai-label", study_of(orthanc, f"look {order}"))
+    try:
+        before, _ = ohif.colored()
+        sent = ohif.point_at("organ", 740, 470)
+        ohif.picture(pictures / f"ohif-point-{order}.png")
+        after, on_the_organ = ohif.colored()
+        assert before < 100 and after > 1000 and on_the_organ > 0.9 and ohif.errors == [], sent
+    finally:
+        ohif.close()
+
+
+@pytest.mark.parametrize("order", ["up", "down"])
 def test_what_is_drawn_and_exported_becomes_the_label(orthanc, ct_server, chromium, pictures, tmp_path, order):
     uid = orthanc.uids[f"draw {order}"]
     ohif = Ohif(chromium, ct_server, "segmentation", study_of(orthanc, f"draw {order}"))

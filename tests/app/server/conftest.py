@@ -51,7 +51,7 @@ class Server:
 @pytest.fixture(scope="session")
 def server(studies):
     use_fakes()
-    conf = {"labels": ",".join(LABELS), "max_upload_mb": "2"}
+    conf = {"labels": ",".join(LABELS), "max_upload_mb": "2", "promptable": "random-walker"}
     yield from running(studies, conf)
 
 

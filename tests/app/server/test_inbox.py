@@ -29,11 +29,25 @@ def test_a_submission_is_there_whole_or_not_at_all(tmp_path):
     inbox.put(lambda path: path.write_bytes(b"1"), {"image": "a"})
     inbox.put(lambda path: path.write_bytes(b"2"), {"image": "b"})
     (inbox.root / ".draft").mkdir()  # of a server killed while it wrote
+    inbox = Inbox(inbox.root)
     first, second = inbox.waiting()
     assert [first.facts["image"], second.facts["image"]] == ["a", "b"] and second.mask.read_bytes() == b"2"
     assert not (inbox.root / ".draft").exists()
     inbox.done(first)
     assert [submission.facts["image"] for submission in inbox.waiting()] == ["b"]
+
+
+def test_a_draft_of_this_server_is_left_alone(tmp_path):
+    """A client may save while the server still looks for what its forerunner left."""
+    (tmp_path / ".00000000000000000001-dead").mkdir()
+    inbox = Inbox(tmp_path)
+
+    def write(file):
+        assert inbox.waiting() == [] and file.parent.is_dir()
+        file.write_bytes(b"mask")
+
+    inbox.put(write, {"image": "a", "tag": "final"})
+    assert len(inbox.waiting()) == 1 and [path.name[0] for path in tmp_path.iterdir()] == ["0"]
 
 
 @pytest.mark.parametrize("where", ["save_label", "submitted", "label_saved"])

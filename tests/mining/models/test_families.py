@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,22 @@ def test_masks_from_a_kept_embedding_are_those_of_one_pass(models_dir, name):
     np.testing.assert_array_equal(masks, ours.frame.restore(output.pred_masks[0], SHAPE)[0].numpy())
     assert masks.shape == (3, *SHAPE) and masks.dtype == bool
     assert masks.any() and not masks.all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_clicks_without_a_box_are_those_of_transformers(models_dir, name):
+    ours = build_promptable(str(models_dir / name))
+    whole = AutoModelForMaskGeneration.from_pretrained(models_dir / name).eval()
+    with_box = prompts()[0]
+    prompt = replace(with_box, box=None)
+    points = ours.frame.coordinates(prompt.points, SHAPE)[None, None]
+    with torch.no_grad():
+        output = whole(pixel_values=ours.frame.pixels(IMAGE), input_points=points,
+                       input_labels=torch.tensor(prompt.point_labels).reshape(1, 1, -1))  # fmt: skip
+    (boxed, _), (masks, quality) = ours.segment(IMAGE, ours.embed(IMAGE), [with_box, prompt])
+    np.testing.assert_allclose(quality, output.iou_scores[0, 0].clamp(0, 1), atol=1e-6)
+    np.testing.assert_array_equal(masks, ours.frame.restore(output.pred_masks[0], SHAPE)[0].numpy())
+    assert (boxed != masks).any()
 
 
 def test_prompts_do_not_influence_each_other(family):

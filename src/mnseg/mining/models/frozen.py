@@ -51,10 +51,13 @@ class FrozenModel:
 
         Prompts with equally many points share a batch: padding points would change the answer a little.
         """
+
+        def kind(number: int) -> tuple[bool, int]:
+            return prompts[number].box is None, len(prompts[number].points)
+
         features = {name: value.to(self.device) for name, value in embedding.items()}
         results: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].points))
-        for _, group in groupby(order, key=lambda i: len(prompts[i].points)):
+        for _, group in groupby(sorted(range(len(prompts)), key=kind), key=kind):
             same = list(group)
             for start in range(0, len(same), MAX_PROMPTS):
                 part = same[start : start + MAX_PROMPTS]
@@ -74,10 +77,12 @@ class FrozenModel:
         return list(zip(masks, quality.cpu().numpy(), strict=True))
 
     def _prompt_inputs(self, prompts: Sequence[Prompt], size: tuple[int, int]) -> dict[str, Tensor]:
-        # SAM's boxes name their last pixel, ours the one behind it.
-        boxes = np.array([prompt.box for prompt in prompts]) - [0, 0, 1, 1]
-        corners = self.frame.coordinates(boxes.reshape(-1, 2, 2), size)
-        inputs = {"input_boxes": corners.reshape(1, -1, 4).to(self.device)}
+        inputs = {}
+        if prompts[0].box is not None:
+            # SAM's boxes name their last pixel, ours the one behind it.
+            boxes = np.array([prompt.box for prompt in prompts]) - [0, 0, 1, 1]
+            corners = self.frame.coordinates(boxes.reshape(-1, 2, 2), size)
+            inputs["input_boxes"] = corners.reshape(1, -1, 4).to(self.device)
         if len(prompts[0].points):
             points = self.frame.coordinates(np.stack([prompt.points for prompt in prompts]), size)
             labels = torch.tensor(np.stack([prompt.point_labels for prompt in prompts]), dtype=torch.long)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
 from mnseg.errors import UserError
 from mnseg.mining.promptable import Prompt
-from mnseg.mining.prompts import depth_inside
+from mnseg.mining.prompts import component_box, depth_inside
 
 __all__ = ["RANDOM_WALKER", "RandomWalker"]
 
@@ -22,7 +23,8 @@ class RandomWalker:
     """Each pixel between the seeds goes where a random walker, who shuns edges, would most probably arrive first.
 
     Foreground seeds are the component's core and the positive points, background seeds all that lies outside the box
-    and the negative points. Unlike SAM it knows nothing of objects; it moves the small network's outline to edges.
+    and the negative points. Without a box, that of the component with a rim serves. Unlike SAM it knows nothing of
+    objects; it moves the small network's outline to edges.
 
     The predicted quality is a proxy: the intersection over union that the mask would have on average if the walker's
     probabilities p were right, ``sum of p inside / (pixels inside + sum of p outside)``.
@@ -61,6 +63,8 @@ class RandomWalker:
         return [self._segment(image, prompt) for prompt in prompts]
 
     def _segment(self, image: np.ndarray, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
+        if prompt.box is None:
+            prompt = replace(prompt, box=component_box(prompt.component, margin=0.2))
         window = _window(prompt)
         region, seeds = image[window], self._seeds(prompt)[window]
         scale = min(1.0, self.edge / max(seeds.shape))
