@@ -111,6 +111,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         EmbeddingCache(tmp_path / "file" / "cache").get(Counting(), image(0))
 
 
+def test_a_folder_that_is_not_needed_may_fail(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    model, cache = Counting(), EmbeddingCache(tmp_path / "file" / "cache", needed=False)
+    for _ in range(2):
+        assert cache.get(model, image(0)).keys() == model.embed(image(0)).keys()
+    assert caplog.text.count("it is no longer used") == 1
+
+
 def test_the_random_walker_leaves_no_files(tmp_path):
     cache = EmbeddingCache(tmp_path / "cache")
     assert cache.get(build_promptable("random-walker"), image(0)) == {}

@@ -54,7 +54,7 @@ class PromptedInfer(InferTask):
         self.conf, self.traffic, self.colors = conf, traffic, label_colors(conf.labels)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = build_promptable(conf.promptable, device=device)
-        self.cache = EmbeddingCache(conf.workspace / "embeddings", CACHE_GB)
+        self.cache = EmbeddingCache(conf.workspace / "embeddings", CACHE_GB, needed=False)
 
     def info(self) -> dict[str, Any]:
         return {**super().info(), "label_colors": self.colors, "version": None}

@@ -38,20 +38,22 @@ class EmbeddingCache:
     Args:
         folder: runs may share it.
         max_gb: most gigabytes (1e9 bytes) in the folder. SAM takes 4 MB an image, SAM 2 17 MB.
+        needed: whether it is an error when the folder cannot be written; otherwise caching stops.
     """
 
-    def __init__(self, folder: str | Path, max_gb: float = 20.0) -> None:
+    def __init__(self, folder: str | Path, max_gb: float = 20.0, needed: bool = True) -> None:
         if not max_gb >= 0:
             raise UserError(f"the embedding cache's size is {max_gb} GB; it must be at least 0.")
         self.folder = Path(folder).absolute()
         self.limit = max_gb * 1e9
         self.full = False
+        self.needed = needed
 
     def get(self, model: PromptableModel, image: np.ndarray) -> dict[str, Tensor]:
         """The model's embedding of an image (H, W) or (H, W, 3) uint8, from disk if it is there.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, and is needed.
         """
         path = self.folder / f"{_key(model, image)}.safetensors"
         try:
@@ -68,6 +70,11 @@ class EmbeddingCache:
             try:
                 self._store(embedding, path)
             except OSError as error:
+                if not self.needed:
+                    self.full = True
+                    logger.warning("the embedding cache %s cannot be written (%s): it is no longer used.",
+                                   self.folder, error.strerror or error)
+                    return embedding
                 raise UserError(f"the embedding cache {self.folder} cannot be written ({error.strerror or error}): "
                                 "name another folder, or allow it fewer gigabytes.") from error
         return embedding

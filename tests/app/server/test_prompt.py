@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -103,3 +108,20 @@ def test_a_file_that_is_no_scan(server):
     answer = requests.post(f"{server.url}/infer/prompt", files=files, data={"params": params})
     assert answer.status_code == 422 and "bad.nii.gz cannot be segmented" in answer.text
     assert "/tmp" not in answer.text
+
+
+@pytest.mark.parametrize(("promptable", "sentence"), [
+    ("/no/such/sam", "The promptable model /no/such/sam cannot be loaded"),
+    (str(Path(__file__).parent), "holds no config.json"),
+])
+def test_a_server_without_its_model_does_not_start(tmp_path, promptable, sentence):
+    (tmp_path / "scans").mkdir()
+    root = Path(__file__).parents[3]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "mnseg.cli", "serve", str(tmp_path / "scans"), "--labels", "bean", "--port", port,
+               "--conf", "promptable", promptable]  # fmt: skip
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and sentence in said and "Traceback" not in said, said
