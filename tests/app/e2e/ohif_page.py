@@ -63,14 +63,22 @@ class Ohif:
         assert answer.value.status == 200, answer.value.text()
         page.wait_for_timeout(6000)
 
-    def point_at(self, label: str, x: int, y: int) -> dict[str, Any]:
-        """Click on one point of a structure and have it segmented; what OHIF sent as ``params``."""
+    def point_at(self, label: str, x: int, y: int) -> str:
+        """Click on one point of a structure in the first view, which is active, and have it segmented.
+
+        Returns:
+            what OHIF sent.
+        """
         page = self.page
         page.locator("button.actionButton").first.click()
         page.click('label:has-text("Point Prompts")')
         page.locator("tr.clickable-row", has_text=label).last.click()
         page.wait_for_timeout(1000)
-        page.mouse.click(x, y)
+        page.mouse.move(x, y)
+        page.wait_for_timeout(500)
+        page.mouse.down()
+        page.wait_for_timeout(200)
+        page.mouse.up()
         page.wait_for_timeout(1000)
         with page.expect_response(lambda answer: "/infer/prompt" in answer.url) as answer:
             page.locator('button[title="Run PointPrompts"]').click()

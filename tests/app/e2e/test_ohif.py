@@ -50,7 +50,7 @@ def test_a_point_in_the_panel_becomes_a_mask(orthanc, ct_server, chromium, pictu
     ohif = Ohif(chromium, ct_server, "monai-label", study_of(orthanc, f"look {order}"))
     try:
         before, _ = ohif.colored()
-        sent = ohif.point_at("organ", 740, 470)
+        sent = ohif.point_at("organ", 372, 481)
         ohif.picture(pictures / f"ohif-point-{order}.png")
         after, on_the_organ = ohif.colored()
         assert before < 100 and after > 1000 and on_the_organ > 0.9 and ohif.errors == [], sent
