@@ -26,6 +26,7 @@ from monailabel.interfaces.exception import ImageNotFoundException
 from lib.durable import durable_write
 from lib.errors import RequestError
 from lib.registry.parts import sha256_of
+from lib.stamped import StampedDigests
 
 __all__ = ["EXTENSIONS", "LocalScans"]
 
@@ -52,7 +53,7 @@ class LocalScans(LocalDatastore):
         self._away = self._read_away(self._away_path)
         self.doubles: dict[str, list[str]] = {}
         self._complaint = ""
-        self._stamps: dict[Path, tuple] = {}
+        self._digests = StampedDigests()
         self.on_removed: Callable[[str, str | None], None] = lambda image_id, tag: None
         super().__init__(str(folder), extensions=[f"*{ext}" for ext in EXTENSIONS], auto_reload=auto_reload)
         if auto_reload:
@@ -154,18 +155,10 @@ class LocalScans(LocalDatastore):
         return found
 
     def _is_another(self, path: Path, sha256: str) -> bool:
-        """Whether the file has another content; it is read again only when its size or time is another."""
         try:
-            stat = path.stat()
-            stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino, sha256)
-            if self._stamps.get(path) == stamp:
-                return False
-            if sha256_of(path) != sha256:
-                return True
+            return self._digests.of(path) != sha256
         except OSError:  # away, or just being written
             return False
-        self._stamps[path] = stamp
-        return False
 
     def _forget(self, image_id: str, tag: str | None = None) -> None:
         """What was known of a label that was removed on purpose, or of those of a scan, is not its successor's."""

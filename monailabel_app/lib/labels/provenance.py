@@ -21,6 +21,7 @@ import numpy as np
 
 from lib.durable import append_json_line, durable_json, durable_write, read_json_lines, utc
 from lib.registry.parts import sha256_of
+from lib.stamped import StampedDigests
 from mnseg.data.grids import label_onto_grid
 from mnseg.data.volume_io import digest_array, open_volume, read_voxels
 from mnseg.errors import UserError
@@ -52,7 +53,7 @@ class Provenance:
         self.clock = clock
         self._lock = threading.Lock()
         self.label_file: Callable[[str], str | Path | None] = lambda image_id: None
-        self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
+        self._digests = StampedDigests()
         self._labels: dict[str, list[dict[str, Any]]] = {}
         for facts in read_json_lines(self._journal):
             if isinstance(facts.get("image"), str):
@@ -160,18 +161,12 @@ class Provenance:
         return {image_id for image_id, sha256 in noted.items() if self._is_still(image_id, sha256)}
 
     def _is_still(self, image_id: str, sha256: str | None) -> bool:
-        """Whether the label is the file that was noted; it is read again only when its size or time is another."""
+        """Whether the label is the file that was noted."""
         file = self.label_file(image_id)
         try:
-            found = None if file is None else Path(file).stat()
+            return file is None or self._digests.of(file) == sha256
         except OSError:  # removed meanwhile
             return True
-        if found is None:
-            return True
-        stamp = (found.st_size, found.st_mtime_ns, found.st_ino)
-        if self._digests.get(image_id, (None,))[0] != stamp:
-            self._digests[image_id] = (stamp, sha256_of(file))
-        return self._digests[image_id][1] == sha256
 
     def _now(self) -> str:
         return utc(self.clock())
