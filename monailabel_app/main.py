@@ -46,6 +46,8 @@ from mnseg.data.itk_module import load_itk
 
 logger = logging.getLogger(__name__)
 
+MOST_UNUSABLE = 100  # series that are no volumes, one after the other
+
 
 class MnsegApp(MONAILabelApp):
     """Serves the published model, trains new versions from labels as they come, publishes what is not worse."""
@@ -158,10 +160,16 @@ class MnsegApp(MONAILabelApp):
         if strategy not in self._strategies:
             raise RequestError(404, f"There is no strategy {str(strategy)[:60]!r}; there are "
                                     f"{', '.join(self._strategies)}.")
-        sample = self._strategies[strategy](request, self.datastore())
-        if not sample or not sample.get("id"):
-            return {}
-        return {**sample, "path": self.datastore().get_image_uri(sample["id"])}
+        for _ in range(MOST_UNUSABLE):
+            sample = self._strategies[strategy](request, self.datastore())
+            if not sample or not sample.get("id"):
+                break
+            try:
+                return {**sample, "path": self.datastore().get_image_uri(sample["id"])}
+            except RequestError as error:
+                if error.status != 422:  # a DICOM series that is no volume; the store leaves it out from now on
+                    raise
+        return {}
 
     def infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
         raise RequestError(400, "Masks are made by POST /infer/mnseg only.")

@@ -85,7 +85,10 @@ class FolderPacs:
 
     def fetch(self, study, series, uid, path):
         self.fetched.append(uid)
-        return shutil.copyfile(self.root / series / f"{uid}.dcm", path)
+        file = self.root / series / f"{uid}.dcm"
+        if not file.is_file():
+            raise PacsError("The DICOMweb server http://pacs does not answer (HTTPError: 404).")
+        return shutil.copyfile(file, path)
 
     def store(self, path):
         if self.is_down:

@@ -104,6 +104,23 @@ def test_a_box_alone_is_enough():
     assert model.asked[0][1].box == (44 - 32, 40 - 24, 44 - 9, 40 - 5)
 
 
+def test_a_box_and_a_point_outside_the_structure():
+    """Draw the box, mark what does not belong: no point inside is needed, also where the mark lies in the middle."""
+    box = np.array([[5, 23], [9, 31], [4, 18]])
+    for model in (Threshold(), build_promptable("random-walker")):
+        for point in ([6, 10, 11], [14, 20, 11]):
+            mask = segment_clicks(model, volume(ONE), AFFINE, Clicks(NOWHERE, np.array([point]), box))
+            assert not mask[tuple(point)], point
+    one = Clicks(NOWHERE, np.array([[14, 20, 11]]), np.array([[14, 14], [20, 20], [11, 11]]))
+    assert not segment_clicks(build_promptable("random-walker"), volume(ONE), AFFINE, one).any()
+
+
+def test_a_box_of_one_voxel():
+    box = np.array([[14, 14], [20, 20], [11, 11]])
+    for clicks in (Clicks(NOWHERE, box=box), Clicks(np.array([[14, 20, 11]]), box=box)):
+        assert segment_clicks(build_promptable("random-walker"), volume(ONE), AFFINE, clicks).sum() <= 1
+
+
 def test_a_slice_of_another_brightness_ends_the_structure():
     scan = volume(ONE)
     scan[:, :, 14:] = np.where(ONE[:, :, 14:], 140.0, 10.0)
@@ -131,6 +148,8 @@ def test_between_two_clicked_slices_each_takes_half():
     (Clicks(np.array([[14, 20, 24]])), r"\[14, 20, 24\] lies outside the scan of 40x44x24 voxels"),
     (Clicks(np.array([[1, 1, 1]]), np.array([[0, -1, 0]])), r"\[0, -1, 0\] lies outside"),
     (Clicks(np.array([[1, 1, 1]]), box=np.array([[0, 5], [0, 50], [0, 5]])), "lies outside"),
+    (Clicks(np.array([[1, 2, 3]]), box=np.array([[0, 5], [0, 5], [0, 2]])),
+     r"\[1, 2, 3\] inside the structure lies outside the box"),
     (Clicks(np.array([[1, 2, 3]]), np.array([[1, 2, 3]])), r"\[1, 2, 3\] is both inside and outside"),
 ])
 def test_clicks_that_cannot_be_meant(clicks, sentence):

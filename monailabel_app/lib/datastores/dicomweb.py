@@ -69,6 +69,7 @@ class DicomScans(LocalScans):
         self.unreachable = ""  # why the list of series is not up to date
         self._asking, self._fetching = threading.Lock(), [threading.Lock() for _ in range(FETCHING)]
         self._asked: float | None = None
+        self._compared: dict[str, float] = {}
         super().__init__(self.folder, auto_reload=False)
         for left in self.folder.glob(".*.*"):  # of a killed server
             if left.is_dir():
@@ -246,22 +247,38 @@ class DicomScans(LocalScans):
     # ---------------------------------------------------------------- copies
 
     def _is_here(self, series: Series) -> bool:
-        """Whether the copy is complete. One that has become longer is fetched anew, unless somebody has labeled it."""
+        """Whether the copy is what the server has.
+
+        A series that was sent anew is fetched anew, also when somebody has labeled it: what the old copy showed is no
+        longer what others see, and its label does not train on other voxels (`lib.trainers.datalist`).
+        """
         if not (self.folder / f"{series.uid}.nii.gz").is_file() or not (self.folder / series.uid).is_dir():
             return False
         known = self._note(series.uid).get("files")
-        if known is None or series.files is None or known == series.files:
+        is_whole = known is None or series.files is None or known == series.files
+        if is_whole and self._has_the_same_files(series):
             return True
-        if self._datastore.objects.get(series.uid) and self.get_labels_by_image_id(series.uid):
-            logger.warning("the series %s has %d files now, but it was labeled when it had %d; the copy stays",
-                           series.uid, series.files, known)
-            return True
+        logger.warning("the series %s has other files now; it is fetched anew", series.uid)
         return False
+
+    def _has_the_same_files(self, series: Series) -> bool:
+        """By their UIDs; asked as often as for the list of series. Some servers tell only the first of many."""
+        now, asked = self.clock(), self._compared.get(series.uid)
+        if self.unreachable or (asked is not None and now - asked < self.fresh_seconds):
+            return True
+        try:
+            there = set(self.pacs.instances(series))
+        except PacsError:  # the copy is good meanwhile
+            return True
+        self._compared[series.uid] = now
+        here = {path.stem for path in (self.folder / series.uid).glob("*.dcm")}
+        return len(there) != len(here) or there == here
 
     def _fetch(self, series: Series) -> None:
         folder, path = self.folder / series.uid, self.folder / f"{series.uid}.nii.gz"
         begun = time.monotonic()
         count = self.pacs.fetch_series(series, folder)
+        self._compared[series.uid] = self.clock()
         note = {"files": series.files, "fetched": count}
         try:
             image = _as_nifti(folder)

@@ -133,8 +133,8 @@ class PublishedInfer(InferTask):
         return str(path), self._answer(version, mask, latencies)
 
     def _digest(self, request: Mapping[str, Any]) -> str | None:
-        """Of a scan of the studies: the file may be replaced under its name; a DICOM series keeps its UID."""
-        if self.conf.is_dicomweb or not request.get("image_id"):
+        """Of a scan of the studies: the file may be replaced under its name."""
+        if not request.get("image_id"):
             return None
         try:
             return self._digests.of(request["image"])

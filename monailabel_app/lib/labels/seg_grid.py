@@ -56,7 +56,7 @@ def _assembled(seg: Any) -> nib.Nifti1Image:
             raise _irregular(seg)
     heights = np.array([matrix[:3, 2] @ normal for matrix, _ in frames])
     levels = np.unique(np.round(heights, 3))
-    step = float(np.diff(levels).min()) if len(levels) > 1 else float(_thickness(seg) or np.linalg.norm(across))
+    step = _step(levels, float(_thickness(seg) or 0)) or float(np.linalg.norm(across))
     places = np.rint((heights - heights.min()) / step).astype(int)
     aside = np.array([matrix[:3, 2] for matrix, _ in frames]) - first[:3, 2] - np.outer(heights - heights[0], normal)
     if np.abs((heights - heights.min()) / step - places).max() > 0.1 or np.abs(aside).max() > 0.1 * step:
@@ -74,6 +74,22 @@ def _assembled(seg: Any) -> nib.Nifti1Image:
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2], affine[:3, 3] = across, down, step * normal, lowest - step * normal
     return nib.Nifti1Image(volume, LPS_TO_RAS @ affine)
+
+
+def _step(levels: np.ndarray, declared: float) -> float:
+    """Distance of two slices (mm), 0 where nothing says it.
+
+    What the file declares, where the frames lie on such slices: frames are left out where nothing was drawn, and the
+    smallest gap between those that are there may be several slices.
+    """
+    gaps = np.diff(levels)
+    if not len(gaps):
+        return declared
+    if declared > 0:
+        slices = np.rint(gaps / declared)
+        if slices.min() >= 1 and np.abs(gaps / declared - slices).max() <= 0.1:
+            return float((levels[-1] - levels[0]) / slices.sum())
+    return float(gaps.min())
 
 
 def _thickness(seg: Any) -> float | None:

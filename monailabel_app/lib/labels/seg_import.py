@@ -48,8 +48,11 @@ class SegImport:
     def pacs(self) -> Any:
         return self.app.datastore().pacs
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self, thorough: bool = False) -> list[dict[str, Any]]:
         """Look at what is new; returns the entries that were written.
+
+        Args:
+            thorough: also in series that have as many objects as before, of which one may have been replaced.
 
         Raises:
             PacsError: the server does not answer.
@@ -57,7 +60,8 @@ class SegImport:
         with self._lock:
             written: list[dict[str, Any]] = []
             for series in sorted(self.pacs.segmentations(), key=lambda series: (series.date, series.time, series.uid)):
-                if series.files is not None and self._counts.get(series.uid) == series.files:
+                known = None if thorough else self._counts.get(series.uid)
+                if series.files is not None and known == series.files:
                     continue
                 is_done = self._look_through(series, written)
                 if is_done and series.files is not None:
@@ -72,7 +76,7 @@ class SegImport:
         """
         with self._lock, tempfile.TemporaryDirectory(prefix="mnseg-seg-") as work:
             entry = self._pending(uid)
-            path = self.pacs.fetch(entry["study"], entry["series"], uid, Path(work) / f"{uid}.dcm")
+            path = self._fetched(entry, Path(work))
             try:
                 seg = _read(path)
                 mask = self._mask(seg, entry["image"], Path(work))
@@ -90,6 +94,16 @@ class SegImport:
         with self._lock:
             self._pending(uid)
             return self.journal.record(uid, "rejected", f"{by} decided against it.", by=by)
+
+    def _fetched(self, entry: Mapping[str, Any], work: Path) -> Path:
+        uid = entry["uid"]
+        try:
+            return self.pacs.fetch(entry["study"], entry["series"], uid, work / f"{uid}.dcm")
+        except PacsError as error:
+            there = self.pacs.instances(Series(entry["series"], entry["study"]))  # raises when it does not answer
+            if uid in there:
+                raise
+            raise RequestError(404, "This segmentation is no longer in the DICOM server; reject it.") from error
 
     def _pending(self, uid: str) -> dict[str, Any]:
         entry = self.journal.get(uid)
@@ -149,6 +163,8 @@ class SegImport:
             return "refused", "It does not say which series it segments."
         if image not in self.app.datastore().list_images():
             return "no scan", f"It segments the series {image[:80]}, which is not among the studies of this server."
+        if why := self._other_patient(seg.dataset, image):
+            return "refused", why
         try:
             mask = self._mask(seg, image, work)
             if why := self._nothing_new(image, mask):
@@ -165,6 +181,14 @@ class SegImport:
                 return "pending", self._why_pending(image)  # somebody was quicker
             return "refused", error.sentence
         return "taken", f"It is the label of the scan now, drawn by {facts['author']}."
+
+    def _other_patient(self, dataset: Any, image: str) -> str:
+        """Why it cannot belong to the scan: it says that it shows somebody else."""
+        series = self.app.datastore().series_of(image)
+        theirs, ours = str(dataset.get("PatientID") or "").strip(), series.patient if series else ""
+        if theirs and ours and theirs != ours:
+            return f"It is of the patient {theirs[:64]}, but the series that it names is of {ours[:64]}."
+        return ""
 
     def _mask(self, seg: Any, image: str, work: Path) -> Path:
         """The SEG as a file with the server's classes on the grid of its scan.

@@ -121,6 +121,8 @@ def _dicom_seg(app: Any, scan: str, mask: str, answer: Mapping[str, Any]) -> Res
     try:
         if not os.path.isdir(series):
             raise RequestError(400, "A DICOM SEG can only be made of a DICOM series; ask for output=image.")
+        if not answer["label_names"]:
+            raise RequestError(400, "A DICOM SEG names its structure: send label, or ask for output=image.")
         write_dicom_seg(series, mask, output, app.app_conf.class_names, answer["model"])
     except EmptyMaskError as error:
         raise RequestError(422, "The model finds nothing on this scan, and an empty DICOM SEG cannot be "

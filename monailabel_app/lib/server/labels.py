@@ -103,7 +103,7 @@ class Submissions:
                                 int(self.app.app_conf.max_upload_mb * 1e6))
         facts = {"image": image_id, "tag": tag, "author": author, "time": time.time(), "params": dict(params),
                  "replace": replace, **({"origin": dict(origin)} if origin else {}),
-                 "scan": None if self.app.app_conf.is_dicomweb else ContentDigests(self.inbox.root).of(scan)}
+                 "scan": ContentDigests(self.inbox.root).of(scan)}
         submission = self.inbox.put(accepted.write, facts)
         try:
             return self._store(submission)

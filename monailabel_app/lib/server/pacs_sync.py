@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from typing import Any
@@ -15,6 +16,8 @@ from lib.labels.seg_journal import SegJournal
 __all__ = ["PacsSync"]
 
 logger = logging.getLogger(__name__)
+
+THOROUGH_TURN = 20  # every so often a request for each series of segmentations
 
 
 class PacsSync:
@@ -41,8 +44,11 @@ class PacsSync:
         """Work now and not at the next turn; returns at once."""
         self._wake.set()
 
-    def now(self) -> list[dict[str, Any]]:
+    def now(self, thorough: bool = True) -> list[dict[str, Any]]:
         """Store and look at once; returns what was found.
+
+        Args:
+            thorough: see `lib.labels.seg_import.SegImport.run`.
 
         Raises:
             PacsError: the server does not answer.
@@ -50,7 +56,7 @@ class PacsSync:
         with self._turn:
             try:
                 self.exports.run()
-                found = self.imports.run()
+                found = self.imports.run(thorough)
             except RequestError as error:
                 if not self.fault:
                     logger.warning("%s Labels wait here until it does.", error.sentence)
@@ -73,10 +79,10 @@ class PacsSync:
         }
 
     def _work(self) -> None:
-        while True:
+        for turn in itertools.count():
             self._wake.clear()
             try:
-                self.now()
+                self.now(thorough=turn % THOROUGH_TURN == 0)
             except RequestError:
                 pass  # told once, and tried again
             except Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import os
@@ -79,9 +78,9 @@ def dicom_scans(conf: AppConf) -> Any:
     from mnseg.data.dicom_seg_write import require_dcmqi
 
     require_dcmqi()
-    url = conf.studies.rstrip("/")
-    folder = Path(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH) / hashlib.sha256(url.encode()).hexdigest()[:12]
-    return DicomScans(connect(url), folder, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
+    # No folder for each address: the server may move, and UIDs are unique in the world.
+    folder = Path(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH)
+    return DicomScans(connect(conf.studies.rstrip("/")), folder, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
 
 
 def set_threads(threads: int) -> None:

@@ -119,9 +119,25 @@ def gather(
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             left_out[scan.case] = f"{kind}{' '.join(str(error).split())[:200]}"
             logger.warning("%s is left out: %s", scan.case, left_out[scan.case])
+    usable = _without_doubles(usable, items, left_out)
     split = split_scans(usable, fraction, train_unedited)
     made, salt = make_folds(split, folds) if split.needs_folds else ([], 0)
     return Pool(split, made, salt, items, left_out)
+
+
+def _without_doubles(scans: list[Scan], items: Mapping[str, Mapping[str, Any]], left_out: dict[str, str]) -> list[Scan]:
+    """Of scans with equal bytes, such as a series that was sent twice, the one with a person's label, else the first.
+
+    Two of them might fall on both sides of the validation.
+    """
+    digests = ContentDigests(os.path.dirname(items[scans[0].case]["image"])) if scans else None
+    kept: dict[str, Scan] = {}
+    for scan in sorted(scans, key=lambda scan: (not scan.labeled or scan.unedited, not scan.labeled, scan.case)):
+        first = kept.setdefault(digests.of(items[scan.case]["image"]), scan)
+        if first is not scan:
+            left_out[scan.case] = f"it is the same scan as {first.case}"
+            logger.warning("%s is left out: %s", scan.case, left_out[scan.case])
+    return [scan for scan in scans if scan.case not in left_out]
 
 
 def final_label(datastore: Any, image_id: str) -> Path:
@@ -194,7 +210,7 @@ def _item(datastore: Any, scan: Scan, labels_dir: Path) -> dict[str, Any]:
 def _digest_of_labeled(datastore: Any, case: str, image: str) -> str | None:
     """Digest of the image, which must be the one that its label was saved for.
 
-    None: of labels that were put into the folder by hand nothing is known; a DICOM series keeps its UID.
+    None: of labels that were put into the folder by hand nothing is known.
     """
     saved_for = datastore.get_label_info(datastore.get_label_by_image_id(case, FINAL), FINAL).get("scan")
     if saved_for is not None and _digest(image) != saved_for:

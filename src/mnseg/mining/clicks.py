@@ -97,7 +97,7 @@ def segment_clicks(
 def _require_sound(clicks: Clicks, shape: tuple[int, ...]) -> None:
     if not len(clicks.foreground) and clicks.box is None:
         raise UserError("set at least one point inside the structure, or a box around it.")
-    corners = [] if clicks.box is None else np.asarray(clicks.box).T
+    corners = np.empty((0, 3), int) if clicks.box is None else np.asarray(clicks.box).T
     size = "x".join(str(length) for length in shape)
     for point in (*clicks.foreground, *clicks.background, *corners):
         if (np.asarray(point) < 0).any() or (np.asarray(point) >= shape).any():
@@ -106,6 +106,10 @@ def _require_sound(clicks: Clicks, shape: tuple[int, ...]) -> None:
     if both := inside & outside:
         point = [int(value) for value in next(iter(both))]
         raise UserError(f"the point {point} is both inside and outside the structure.")
+    for point in clicks.foreground if len(corners) else ():
+        if (point < corners.min(0)).any() or (point > corners.max(0)).any():
+            raise UserError(f"the point {[int(value) for value in point]} inside the structure lies outside the box "
+                            "around it.")
 
 
 def _view(affine: np.ndarray) -> np.ndarray:
@@ -171,8 +175,12 @@ class _Pass:
         if self.box is not None:
             (row0, column0), (row1, column1) = self.box[:, 1:]
             box = (float(row0), float(column0), float(row1 + 1), float(column1 + 1))
-            if not len(points):  # for the models that want to start from somewhere
-                points, labels = np.array([[(row0 + row1) // 2, (column0 + column1) // 2]]), np.array([1])
+            if not (labels == 1).any():  # for the models that want to start from somewhere
+                free = self.allowed[index] & ~_marked(self.allowed[index].shape, points[labels == 0])
+                points = np.concatenate([points, _nearest(free, ((row0 + row1) / 2, (column0 + column1) / 2))])
+                labels = np.concatenate([labels, np.ones(len(points) - len(labels), int)])
+        if not (labels == 1).any():  # a box of one voxel, and somebody says that it is not inside
+            return np.zeros(self.allowed[index].shape, bool)
         guess = _grown(self.images[index], points, labels) & self.allowed[index]
         masks, predicted = self._ask(index, Prompt(1, guess, box, points.astype(float), labels))
         mask = masks[int(np.argmax(predicted))] & self.allowed[index]
@@ -224,6 +232,12 @@ def _grown(image: np.ndarray, points: np.ndarray, labels: np.ndarray) -> np.ndar
             return region | (around & ~outside)
         tolerance /= 2
     return around & ~outside | clicks
+
+
+def _nearest(free: np.ndarray, place: tuple[float, float]) -> np.ndarray:
+    """(1, 2), the pixel of a mask next to a place; (0, 2) where the mask is empty."""
+    pixels = np.argwhere(free)
+    return pixels[np.argsort(((pixels - place) ** 2).sum(1), kind="stable")[:1]]
 
 
 def _marked(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from dicom_phantoms import OBLIQUE, ball
 from lib.datastores.pacs import PacsError
 from lib.errors import RequestError
-from lib.trainers.datalist import final_label, known_scans
+from lib.trainers.datalist import final_label, gather, known_scans
 
 from mnseg.data.volume_io import open_volume
 
@@ -105,12 +107,10 @@ def test_a_series_that_is_no_volume_is_left_out_until_it_has_other_files(bench):
 
 
 def _number(path):
-    import pydicom
-
     return pydicom.dcmread(path).InstanceNumber
 
 
-def test_a_series_that_grew_is_fetched_anew_unless_it_is_labeled(bench):
+def test_a_series_that_grew_is_fetched_anew(bench):
     voxels, _ = ball("e")
     growing = bench.pacs.add_voxels("e", voxels)
     last = max((bench.pacs.root / growing).iterdir(), key=lambda path: int(_number(path)))
@@ -120,10 +120,67 @@ def test_a_series_that_grew_is_fetched_anew_unless_it_is_labeled(bench):
     last.write_bytes(content)
     bench.clock.now = 20
     assert nib.load(bench.store.get_image_uri(growing)).shape == (24, 24, 24)
-    bench.submit(growing, bench.mask(growing))
-    last.unlink()
-    bench.clock.now = 40
-    assert nib.load(bench.store.get_image_uri(growing)).shape == (24, 24, 24)
+
+
+def _sent_anew(bench, uid):
+    """The same series with as many files, which have other UIDs and other voxels."""
+    for number, file in enumerate(sorted((bench.pacs.root / uid).iterdir())):
+        dataset = pydicom.dcmread(file)
+        pixels = np.roll(dataset.pixel_array, 8, axis=0)
+        dataset.PixelData = pixels.tobytes()
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+        file.unlink()
+        dataset.save_as(file.with_name(f"1.2.3.{number}.dcm"))
+
+
+def test_a_series_that_was_sent_anew_is_fetched_anew_and_its_label_waits(bench):
+    before = np.asarray(nib.load(bench.store.get_image_uri(bench.one)).dataobj)
+    bench.submit(bench.one, bench.mask(bench.one))
+    folder = bench.root / "labels"
+
+    def left_out():
+        scans = known_scans(bench.store, "PatientID", ())
+        return gather(bench.store, scans, folder, 0.2, 0).left_out
+
+    assert left_out() == {}
+    _sent_anew(bench, bench.one)
+    bench.clock.now = 20
+    after = np.asarray(nib.load(bench.store.get_image_uri(bench.one)).dataobj)
+    assert after.shape == before.shape and (after != before).any()
+    assert bench.one in bench.store.get_labeled_images(), "the label is still there"
+    assert "was replaced after its label was saved" in left_out()[bench.one]
+    bench.submit(bench.one, bench.mask(bench.one))
+    assert left_out() == {}
+
+
+def test_whether_files_were_replaced_is_not_asked_of_a_server_that_is_away(bench, monkeypatch):
+    uid = bench.one
+    bench.pacs.is_down = True
+    bench.clock.now = 20
+    bench.store.list_images()
+    monkeypatch.setattr(bench.pacs, "instances", lambda series: pytest.fail("asked"))
+    assert bench.store.get_image_uri(uid)
+
+
+def test_a_server_that_tells_of_some_files_alone_changes_nothing(bench, monkeypatch):
+    monkeypatch.setattr(bench.pacs, "instances", lambda series: ["1.2.3"])
+    bench.clock.now = 20
+    fetched = len(bench.pacs.fetched)
+    assert bench.store.get_image_uri(bench.one) and len(bench.pacs.fetched) == fetched
+
+
+def test_the_server_may_move_to_another_address(tmp_path, monkeypatch, bench):
+    """UIDs are unique in the world, so labels do not depend on the name of a host."""
+    import lib.datastores.pacs
+    from lib.server.start import dicom_scans
+    from monailabel.config import settings
+
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(bench.root / "cache"))
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_SEARCH_FILTER", {"Modality": "MR"})
+    monkeypatch.setattr(lib.datastores.pacs, "connect", lambda url: bench.pacs)
+    bench.submit(bench.one, bench.mask(bench.one))
+    for url in ("http://127.0.0.1:8042/dicom-web", "https://pacs.hospital/dicom-web/"):
+        assert dicom_scans(SimpleNamespace(studies=url)).get_labeled_images() == [bench.one]
 
 
 def test_training_finds_patients_images_and_labels(bench):

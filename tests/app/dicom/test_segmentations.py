@@ -9,6 +9,7 @@ import pytest
 from dicom_bench import LABELS
 from lib.durable import read_json_lines
 from lib.errors import RequestError
+from lib.labels.seg_grid import _step
 
 
 def test_a_drawn_one_becomes_a_label(bench):
@@ -275,6 +276,84 @@ def test_another_grid_is_resampled(bench):
     assert bench.states[uid] == "taken", bench.reason(uid)
     assert np.array_equal(bench.label(bench.two), mask)
     assert np.allclose(nib.load(bench.store.get_label_uri(bench.two, "final")).affine, affine)
+
+
+def test_slices_between_that_were_not_drawn_stay_empty_on_another_grid(bench):
+    """Viewers leave empty frames out; the step is what the file declares, not the smallest gap between those left."""
+    two = bench.store.get_image_uri(bench.two)
+    mask = np.zeros(nib.load(two).shape, np.uint8)
+    for index in (5, 8, 14):
+        mask[6:12, 5:15, index] = 1
+
+    def moved(dataset):
+        """Without empty frames, and a fifth of a voxel aside: more than what counts as the scan's grid."""
+        size, frames = int(dataset.Columns) * int(dataset.Rows), list(dataset.PerFrameFunctionalGroupsSequence)
+        bits = pydicom.pixel_data_handlers.numpy_handler.unpack_bits(dataset.PixelData)
+        drawn = bits[: len(frames) * size].reshape(-1, size)
+        kept = np.flatnonzero(drawn.any(axis=1))
+        assert len(kept) == 3
+        dataset.PixelData = np.packbits(drawn[kept].ravel(), bitorder="little").tobytes()
+        dataset.NumberOfFrames = len(kept)
+        dataset.PerFrameFunctionalGroupsSequence = pydicom.Sequence([frames[index] for index in kept])
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            position = frame.PlanePositionSequence[0].ImagePositionPatient
+            frame.PlanePositionSequence[0].ImagePositionPatient = [position[0] + 0.2, *position[1:]]
+
+    uid = bench.draw(bench.two, mask, names=LABELS[:1], edit=moved)
+    bench.sync.now()
+    assert bench.states[uid] == "taken", bench.reason(uid)
+    assert np.array_equal(bench.label(bench.two), mask)
+
+
+@pytest.mark.parametrize(("levels", "declared", "step"), [
+    ([0, 6, 12], 2.0, 2.0),
+    ([0, 6, 12], 0.0, 6.0),  # not declared
+    ([0, 6, 12], 4.0, 6.0),  # what is declared cannot be
+    ([0, 3, 5], 0.99, 1.0),  # rounded in the file
+    ([0, 1, 2], 5.0, 1.0),  # thick slices that overlap
+    ([7], 2.5, 2.5),
+    ([7], 0.0, 0.0),
+])
+def test_the_step_between_slices(levels, declared, step):
+    assert _step(np.array(levels, float), declared) == pytest.approx(step)
+
+
+def test_one_of_another_patient_is_refused(bench):
+    def of_somebody_else(dataset):
+        dataset.PatientID = "somebody else"
+
+    uid = bench.draw(bench.one, bench.mask(bench.one), edit=of_somebody_else)
+    nameless = bench.draw(bench.two, bench.mask(bench.two), edit=lambda dataset: setattr(dataset, "PatientID", ""))
+    bench.sync.now()
+    assert bench.states[uid] == "refused" and bench.states[nameless] == "taken"
+    assert "patient somebody else, but the series that it names is of patient of a" in bench.reason(uid)
+
+
+def test_one_that_replaced_another_in_its_series_is_looked_at(bench):
+    wrong = bench.draw(bench.one, bench.mask(bench.one), names=("kidney", "right organ"))
+    bench.sync.now()
+    (file,) = bench.pacs.root.rglob(f"{wrong}.dcm")
+    dataset = pydicom.dcmread(file)
+    dataset.SegmentSequence[0].SegmentLabel = LABELS[0]
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = corrected = pydicom.uid.generate_uid()
+    file.unlink()
+    dataset.save_as(file.with_name(f"{corrected}.dcm"))
+    bench.sync.now(thorough=False)
+    assert bench.states == {wrong: "refused"}, "not worth a request at every look"
+    bench.sync.now()
+    assert bench.states[corrected] == "taken"
+
+
+def test_a_decision_on_one_that_was_deleted(bench):
+    bench.submit(bench.one, bench.mask(bench.one))
+    uid = bench.draw(bench.one, bench.mask(bench.one, shift=1))
+    bench.sync.now()
+    (file,) = bench.pacs.root.rglob(f"{uid}.dcm")
+    file.unlink()
+    with pytest.raises(RequestError, match="no longer in the DICOM server; reject it") as caught:
+        bench.sync.imports.accept(uid, "anna")
+    assert caught.value.status == 404 and bench.states[uid] == "pending"
+    assert bench.sync.imports.reject(uid, "anna")["state"] == "rejected"
 
 
 def test_a_server_that_does_not_answer_is_asked_again(bench):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import requests
 import SimpleITK as sitk
+from lib.errors import RequestError
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from server_parts import LABELS
@@ -317,3 +318,26 @@ def test_a_model_is_loaded_although_another_thread_imports(server, published, mo
     monkeypatch.setattr(predictor, "Predictor", disturbed)
     monkeypatch.setattr(server.app._infers["mnseg"], "_predictors", {})
     assert server.app._infers["mnseg"]._predictor(published).class_names[1:] == list(LABELS) and len(calls) == 3
+
+
+def test_the_next_sample_is_never_one_that_turns_out_to_be_no_volume(server, monkeypatch):
+    """A DICOM server offers localizers as well; whether a series is a volume is known when it is fetched."""
+    store = server.app.datastore()
+    images = sorted(store.list_images())
+    unusable, left_out = set(images[:3]), set()
+    path_of, list_images = store.get_image_uri, store.list_images
+
+    def get_image_uri(image_id):
+        if image_id in unusable:
+            left_out.add(image_id)
+            raise RequestError(422, "slices have different orientations")
+        return path_of(image_id)
+
+    monkeypatch.setattr(store, "get_image_uri", get_image_uri)
+    monkeypatch.setattr(store, "list_images", lambda: [image for image in list_images() if image not in left_out])
+    monkeypatch.setattr(store, "get_unlabeled_images",
+                        lambda *tags: [image for image in list_images() if image not in left_out])
+    sample = server.client("a new reader").next_sample("first", {})
+    assert sample["id"] in set(images) - unusable and left_out
+    unusable |= set(images)
+    assert server.client("another reader").next_sample("first", {}) == {}
