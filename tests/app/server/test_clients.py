@@ -339,6 +339,6 @@ def test_the_next_sample_is_never_one_that_turns_out_to_be_no_volume(server, mon
     monkeypatch.setattr(store, "get_unlabeled_images",
                         lambda *tags: [image for image in list_images() if image not in left_out])
     sample = server.client("a new reader").next_sample("first", {})
-    assert sample["id"] == images[3] and left_out == unusable
+    assert sample["id"] == images[3] and left_out and left_out <= unusable  # one of them was labeled before
     unusable |= set(images)
     assert server.client("another reader").next_sample("first", {}) == {}
