@@ -74,9 +74,14 @@ class PacsSync:
             "fault": self.fault,
             "looked": self.looked,
             "owed": sorted(self.app.datastore().owed()),
-            "pending": self.journal.all("pending"),
+            "pending": [{**entry, "patient": self._patient(entry.get("image", ""))}
+                        for entry in self.journal.all("pending")],
             "reports": self.journal.all("taken", "rejected", "ignored", "refused", "unreadable", "no scan")[-50:],
         }
+
+    def _patient(self, image: str) -> str:
+        series = self.app.datastore().series_of(image)
+        return series.patient if series else ""
 
     def _work(self) -> None:
         for turn in itertools.count():

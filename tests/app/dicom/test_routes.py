@@ -31,7 +31,9 @@ def test_a_decision(bench, client):
     first = bench.draw(bench.one, bench.mask(bench.one, shift=1))
     second = bench.draw(bench.one, bench.mask(bench.one, shift=2))
     client.post("/mnseg/segs")
-    assert {entry["uid"] for entry in client.get("/mnseg/pending").json()} == {first, second}
+    pending = client.get("/mnseg/pending").json()
+    assert {entry["uid"] for entry in pending} == {first, second}
+    assert {entry["patient"] for entry in client.get("/mnseg/segs").json()["pending"]} == {"patient of a"}
     assert client.post(f"/mnseg/pending/{first}/accept", json={"by": "berta"}).json()["by"] == "berta"
     assert client.post(f"/mnseg/pending/{second}/reject").json()["state"] == "rejected"
     assert (bench.label(bench.one) == bench.mask(bench.one, shift=1)).all()

@@ -85,7 +85,8 @@ function showTraining(training) {
     for (const [name, value] of Object.entries(progress.dice || {})) if (value !== null) more.push("Dice " + name + " " + percent(value));
   } else {
     if (training.not_before) more.push("not before " + when(training.not_before));
-    if (job && job.details && job.details.length) more.push("last: " + job.details[job.details.length - 1]);
+    if (job && job.error) more.push("the last one failed: " + job.error);
+    else if (job && job.details && job.details.length) more.push("last: " + job.details[job.details.length - 1]);
   }
   show("training-more", more.join("; "));
   byId("train").disabled = running;
@@ -179,7 +180,7 @@ function showQueue(queue, published) {
 function showPending(entries) {
   byId("pending-section").hidden = entries.length === 0;
   byId("pending").replaceChildren(...entries.map((entry) => {
-    const item = element("li", [when(entry.when), entry.image, entry.author, entry.reason].filter(Boolean).join(" · "));
+    const item = element("li", [when(entry.when), entry.patient && "patient " + entry.patient, entry.image, entry.author, entry.reason].filter(Boolean).join(" · "));
     const path = "pending/" + encodeURIComponent(entry.uid) + "/";
     const buttons = element("p", undefined, { class: "buttons" });
     buttons.append(button("Accept", path + "accept", "Replace the label of " + entry.image + "?"), button("Reject", path + "reject"));
