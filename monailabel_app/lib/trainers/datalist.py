@@ -88,6 +88,7 @@ def gather(
     folds: int,
     train_unedited: bool = False,
     left_out: Mapping[str, str] | None = None,
+    digests: ContentDigests | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Pool:
     """Fetch the images, copy the labels, divide.
@@ -102,9 +103,11 @@ def gather(
         fraction, train_unedited: see `lib.trainers.split.split_scans`.
         folds: see `lib.trainers.split.make_folds`; used while validation has too few patients.
         left_out: cases that are known to be unusable, with the reasons.
+        digests: of the images' bytes, where they are remembered; None: all are read.
         stopped: asked before every scan, since a DICOMweb server may take its time; True: give up.
     """
     left_out = dict(left_out or {})
+    digests = digests or ContentDigests(labels_dir)
     items: dict[str, dict[str, Any]] = {}
     usable = []
     for scan in scans:
@@ -113,24 +116,25 @@ def gather(
         if scan.case in left_out:
             continue
         try:
-            items[scan.case] = _item(datastore, scan, labels_dir)
+            items[scan.case] = _item(datastore, scan, labels_dir, digests)
             usable.append(scan)
         except Exception as error:  # a reader, a network, a disk: one scan must not keep the others from training
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             left_out[scan.case] = f"{kind}{' '.join(str(error).split())[:200]}"
             logger.warning("%s is left out: %s", scan.case, left_out[scan.case])
-    usable = _without_doubles(usable, items, left_out)
+    usable = _without_doubles(usable, items, left_out, digests)
     split = split_scans(usable, fraction, train_unedited)
     made, salt = make_folds(split, folds) if split.needs_folds else ([], 0)
     return Pool(split, made, salt, items, left_out)
 
 
-def _without_doubles(scans: list[Scan], items: Mapping[str, Mapping[str, Any]], left_out: dict[str, str]) -> list[Scan]:
+def _without_doubles(
+    scans: list[Scan], items: Mapping[str, Mapping[str, Any]], left_out: dict[str, str], digests: ContentDigests
+) -> list[Scan]:
     """Of scans with equal bytes, such as a series that was sent twice, the one with a person's label, else the first.
 
     Two of them might fall on both sides of the validation.
     """
-    digests = ContentDigests(os.path.dirname(items[scans[0].case]["image"])) if scans else None
     kept: dict[str, Scan] = {}
     for scan in sorted(scans, key=lambda scan: (not scan.labeled or scan.unedited, not scan.labeled, scan.case)):
         first = kept.setdefault(digests.of(items[scan.case]["image"]), scan)
@@ -191,13 +195,13 @@ def write_fold_datalist(pool: Pool, fold: Fold, path: Path, facts: Mapping[str, 
     )
 
 
-def _item(datastore: Any, scan: Scan, labels_dir: Path) -> dict[str, Any]:
+def _item(datastore: Any, scan: Scan, labels_dir: Path, digests: ContentDigests) -> dict[str, Any]:
     image = datastore.get_image_uri(scan.case)
     if not image or not os.path.exists(image):
         raise FileNotFoundError(f"the image {scan.case} is not there")
     item = {"image": str(image), "case": scan.case, "patient": scan.patient}
     if scan.labeled:
-        digest = _digest_of_labeled(datastore, scan.case, image)
+        digest = _digest_of_labeled(datastore, scan.case, image, digests)
         item |= {} if digest is None else {"scan": digest}
         source = final_label(datastore, scan.case)
         copy = labels_dir / f"{scan.case}{_suffix(source)}"
@@ -207,13 +211,13 @@ def _item(datastore: Any, scan: Scan, labels_dir: Path) -> dict[str, Any]:
     return item
 
 
-def _digest_of_labeled(datastore: Any, case: str, image: str) -> str | None:
+def _digest_of_labeled(datastore: Any, case: str, image: str, digests: ContentDigests) -> str | None:
     """Digest of the image, which must be the one that its label was saved for.
 
     None: of labels that were put into the folder by hand nothing is known.
     """
     saved_for = datastore.get_label_info(datastore.get_label_by_image_id(case, FINAL), FINAL).get("scan")
-    if saved_for is not None and _digest(image) != saved_for:
+    if saved_for is not None and digests.of(image) != saved_for:
         raise UserError("the scan was replaced after its label was saved; check the label and save it again")
     return saved_for
 

@@ -23,6 +23,7 @@ from lib.trainers.programs import Programs
 from lib.trainers.settings import config_files, merged_settings, resolved, run_overlay, signature
 from lib.trainers.split import Split
 from lib.trainers.warm_start import Start, choose_start, trained_of
+from mnseg.data.content_digests import ContentDigests
 from mnseg.data.datalist import load_datalist
 from mnseg.errors import UserError
 
@@ -120,8 +121,10 @@ class Steps:
         """What is trained on, where the networks begin, and the overlays that say so."""
         conf = self.conf
         scans = known_scans(self.datastore, conf.group_by, self.provenance.unedited())
+        digests = ContentDigests(conf.workspace)
         pool = gather(self.datastore, scans, self.folder / "labels", conf.validation_fraction, conf.folds,
-                      conf.unedited == "train", self.job.facts["left_out"], self.stopped)
+                      conf.unedited == "train", self.job.facts["left_out"], digests, self.stopped)
+        digests.save()
         if self.stopped():
             raise StoppedError
         if why := enough_to_train(pool.split):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +14,9 @@ pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip inst
 from fakes import FolderStore  # noqa: E402
 from lib.trainers.check_main import main  # noqa: E402
 from lib.trainers.datalist import gather, known_scans  # noqa: E402
+
+from mnseg.data import content_digests  # noqa: E402
+from mnseg.data.content_digests import ContentDigests  # noqa: E402
 
 
 @pytest.fixture
@@ -51,3 +55,18 @@ def test_equal_voxels_in_unlike_files_are_found_when_a_training_refuses_them(tmp
     (tmp_path / "datalist.json").write_text(json.dumps(datalist))
     main([str(tmp_path / "datalist.json"), "2", str(tmp_path / "faults.json")])
     assert json.loads((tmp_path / "faults.json").read_text()) == {"a": "it is the same scan as b"}
+
+
+def test_scans_are_read_once(store, tmp_path, monkeypatch):
+    """A folder of large scans must not be read anew for every training."""
+    for path in (store.root / "images").iterdir():
+        os.utime(path, (1e9, 1e9))  # what was written this moment may change within a tick of the clock
+    monkeypatch.setattr(content_digests, "SETTLED_NS", -(10**12))
+    read = []
+    digest = content_digests._digest
+    monkeypatch.setattr(content_digests, "_digest", lambda path: read.append(path) or digest(path))
+    for expected in (4, 4):
+        digests = ContentDigests(tmp_path)
+        gather(store, known_scans(store, "", ()), tmp_path / "labels", 0.0, 0, digests=digests)
+        digests.save()
+        assert len(read) == expected
