@@ -147,3 +147,14 @@ def test_a_pending_segmentation_waits_for_a_decision(server, published, page):
     assert "003 · Doe · It has a label." in page.inner_text("#pending li")
     with page.expect_request("**/mnseg/pending/1.2.3/accept"):
         page.click("#pending >> text=Accept")
+
+
+@pytest.mark.e2e
+def test_without_a_model_the_page_says_what_is_missing(page):
+    def said(labeled, running=False):
+        status = {"scans": {"labeled": labeled}, "min_labels": 3, "training": {"running": running}}
+        return page.evaluate("status => noModel(status)", status)
+
+    assert said(2) == "No model yet: label at least 3 scans."
+    assert said(3) == "No model yet: 3 scans labeled, no training is running."
+    assert said(4, True) == "No model yet: 4 scans labeled, a training is running."

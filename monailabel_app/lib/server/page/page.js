@@ -104,11 +104,17 @@ function labelsOf(version) {
   return version.labels ? Object.keys(version.labels).length : "–";
 }
 
+function noModel(status) {
+  const labeled = status.scans.labeled;
+  if (labeled < status.min_labels) return "No model yet: label at least " + count(status.min_labels, "scan") + ".";
+  return "No model yet: " + count(labeled, "scan") + " labeled, " + (status.training.running ? "a training is running." : "no training is running.");
+}
+
 function showVersions(status) {
   const published = status.model;
   show("published-text", published
     ? published.name + " is served" + (status.pinned ? ", pinned" : "")
-    : "No model yet: label at least " + count(status.min_labels, "scan") + ".");
+    : noModel(status));
   byId("unpin").hidden = !status.pinned;
   byId("rollback").disabled = !status.can_roll_back;
   const versions = status.versions.map((version) => ({
