@@ -69,7 +69,8 @@ def dicom_scans(conf: AppConf) -> Any:
     """The datastore of a DICOMweb server.
 
     Raises:
-        UserError: dcmqi is missing, without which no label could be stored in the server.
+        UserError: dcmqi is missing, without which no label could be stored in the server; or labels lie where an older
+            version kept them, by the server's address.
     """
     from monailabel.config import settings
 
@@ -80,6 +81,9 @@ def dicom_scans(conf: AppConf) -> Any:
     require_dcmqi()
     # No folder for each address: the server may move, and UIDs are unique in the world.
     folder = Path(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH)
+    for older in sorted(folder.glob("?" * 12)):
+        if (older / "labels" / "final").is_dir() and not (folder / "labels").exists():
+            raise UserError(f"{older} holds labels of an older version: move all that is in it to {folder}.")
     return DicomScans(connect(conf.studies.rstrip("/")), folder, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
 
 

@@ -16,6 +16,7 @@ from lib.errors import RequestError
 from lib.trainers.datalist import final_label, gather, known_scans
 
 from mnseg.data.volume_io import open_volume
+from mnseg.errors import UserError
 
 
 def test_a_scan_is_a_file_on_the_grid_of_its_series(fresh):
@@ -181,6 +182,12 @@ def test_the_server_may_move_to_another_address(tmp_path, monkeypatch, bench):
     bench.submit(bench.one, bench.mask(bench.one))
     for url in ("http://127.0.0.1:8042/dicom-web", "https://pacs.hospital/dicom-web/"):
         assert dicom_scans(SimpleNamespace(studies=url)).get_labeled_images() == [bench.one]
+    older = tmp_path / "older"
+    older.mkdir()
+    (bench.root / "cache").rename(older / "0123456789ab")
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(older))
+    with pytest.raises(UserError, match="0123456789ab holds labels of an older version"):
+        dicom_scans(SimpleNamespace(studies="http://pacs"))
 
 
 def test_training_finds_patients_images_and_labels(bench):
