@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lib.conf import AppConf
 from lib.errors import RequestError
-from lib.infers.masks import DTYPES, EXTENSIONS
+from lib.infers.masks import DTYPES, EXTENSIONS, removed_on_error, temporary_file, write_mask
 
 __all__ = ["Options", "shown"]
 
@@ -27,6 +30,12 @@ class Options:
             _switch(request, "result_compress", True),
             _switch(request, "largest_component", conf.largest_component),
         )
+
+    def write(self, mask: np.ndarray, affine: np.ndarray, notice: str) -> Path:
+        """A temporary file with the mask as it was asked for; see `lib.infers.masks.write_mask`."""
+        path = temporary_file(self.extension)
+        with removed_on_error(path):
+            return write_mask(path, mask.astype(self.dtype), affine, notice, self.compress)
 
 
 def _word(request: Mapping[str, Any], key: str, words: tuple[str, ...], default: str) -> str:

@@ -11,7 +11,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib.conf import AppConf
 from lib.errors import RequestError
-from lib.infers.masks import centroids, keep_largest, label_colors, removed_on_error, temporary_file, write_mask
+from lib.infers.masks import centroids, keep_largest, label_colors
 from lib.infers.options import Options, shown
 from lib.infers.published import NOTICE
 from lib.infers.traffic import Traffic
@@ -94,10 +94,7 @@ class PromptedInfer(InferTask):
             if options.largest_component:
                 mask = keep_largest(mask)
             segmented = time.perf_counter()
-            path = temporary_file(options.extension)
-            with removed_on_error(path):
-                notice = f"{self.conf.promptable}, prompted; {NOTICE}"
-                write_mask(path, mask.astype(options.dtype), affine, notice, options.compress)
+            path = options.write(mask, affine, f"{self.conf.promptable}, prompted; {NOTICE}")
         latencies = {"pre": read - begun, "infer": segmented - read, "total": time.perf_counter() - begun}
         return str(path), self._answer(name, mask, latencies)
 

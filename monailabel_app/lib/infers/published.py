@@ -116,10 +116,7 @@ class PublishedInfer(InferTask):
             if options.largest_component:
                 mask = keep_largest(mask)
             cleaned = time.perf_counter()
-            path = temporary_file(options.extension)
-            with removed_on_error(path):
-                notice = f"{version.name}; {NOTICE}"
-                write_mask(path, mask.astype(options.dtype), prediction.affine.numpy(), notice, options.compress)
+            path = options.write(mask, prediction.affine.numpy(), f"{version.name}; {NOTICE}")
         latencies = {
             "load": loaded - begun,
             **prediction.seconds,

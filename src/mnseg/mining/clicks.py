@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from nibabel.orientations import apply_orientation, io_orientation
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
 from mnseg.errors import UserError
@@ -89,9 +89,7 @@ def segment_clicks(
     labels = np.repeat([1, 0], [len(clicks.foreground), len(clicks.background)])
     box = None if clicks.box is None else np.sort(_seen(np.asarray(clicks.box).T, view, voxels.shape), axis=0)
     masks = _Pass(model, images, points, labels, box, cache, limits or Limits()).run()
-    back = np.array([[int(np.flatnonzero(view[:, 0] == axis)[0]), 0] for axis in range(3)], float)
-    back[:, 1] = view[back[:, 0].astype(int), 1]
-    return np.ascontiguousarray(apply_orientation(masks, back))
+    return np.ascontiguousarray(apply_orientation(masks, ornt_transform(axcodes2ornt("RAS"), view)))
 
 
 def _require_sound(clicks: Clicks, shape: tuple[int, ...]) -> None:
