@@ -18,6 +18,8 @@ import random
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,7 @@ class PlainTrainer:
 
 
 def _stock(network: nn.Module) -> nn.Module:
-    """Take back what makes a network faster: layouts, and the norms and convolutions that are ours."""
+    """Take back what makes a network faster: layouts, and the norms, convolutions and paddings that are ours."""
     for parameter in network.parameters():
         stock = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
         parameter.data = stock.copy_(parameter.data)
@@ -113,6 +115,10 @@ def _stock(network: nn.Module) -> nn.Module:
             module.__class__ = nn.Conv2d
         elif isinstance(module, NarrowingConv3d):
             module.__class__ = nn.Conv3d
+    for model in [module for module in network.modules() if getattr(module, "base_model_prefix", "")]:
+        for layer in model.modules() if getattr(model.config, "tf_padding", False) else ():
+            if hasattr(layer, "convolution") and not layer.config.tf_padding:
+                layer.config, layer.convolution.padding = model.config, (0, 0)
     return network
 
 
@@ -149,19 +155,37 @@ def measure_plain(parser: ConfigParser, kinds: Sequence[Kind], args: argparse.Na
     return rows
 
 
-def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure both, ours first; the networks go on from where they are."""
+def ours(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Hardware, and a row a kind of step of our trainer."""
+    quiet()
     parser, kinds, info = open_short(args, folder)
-    ours = timed(parser, kinds, args)[: len(kinds)]
-    plain = measure_plain(parser, kinds, args)
-    print("\n".join(["", "ours", line(None), *map(line, ours), "", "plain", line(None), *map(line, plain), ""]))
-    ratios = {a["name"]: b["median_s"] / a["median_s"] for a, b in zip(ours, plain, strict=True)}
-    students = [kind.name for kind in kinds if kind.num_unlabeled]
+    return info, timed(parser, kinds, args)[: len(kinds)]
+
+
+def plain(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Hardware, and a row a kind of step of the plain build."""
+    quiet()
+    own = argparse.Namespace(**{**vars(args), "set": [*args.set, "keep_freed_memory=False"]})
+    parser, kinds, info = open_short(own, folder)
+    return info, measure_plain(parser, kinds, args)
+
+
+def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure both, ours first."""
+    rows = {}
+    for work in (ours, plain):
+        # Allocator, caches and peak of the one must not reach the other.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            (own := folder / work.__name__).mkdir()
+            info, rows[work.__name__] = pool.submit(work, args, own).result()
+        print("\n".join([work.__name__, line(None), *map(line, rows[work.__name__]), ""]))
+    ratios = {a["name"]: b["median_s"] / a["median_s"] for a, b in zip(rows["ours"], rows["plain"], strict=True)}
+    students = [row["name"] for row in rows["ours"] if "student" in row["name"]]
     if students:  # odd and even epochs have equally many updates
-        seconds = [sum(row["median_s"] for row in rows if row["name"] in students) for rows in (ours, plain)]
+        seconds = [sum(row["median_s"] for row in found if row["name"] in students) for found in rows.values()]
         ratios["co-training"] = seconds[1] / seconds[0]
     print("\n".join(f"{name:26} {ratio:6.2f} times the updates per second" for name, ratio in ratios.items()))
-    return info | {"ours": ours, "plain": plain, "ratios": ratios}
+    return info | rows | {"ratios": ratios}
 
 
 def main(argv: list[str] | None = None) -> int:

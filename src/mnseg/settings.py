@@ -153,8 +153,8 @@ RULES: dict[str, Rule] = {
     "rotation": _number(0, 180),
     "embedding_cache_gb": _number(0),
     **dict.fromkeys(
-        ("resume", "lite", "restart", "channels_last", "ema_teacher", "allow_empty_unlabeled", "pretrained",
-         "slice_checkpoint"),
+        ("resume", "lite", "restart", "channels_last", "keep_freed_memory", "ema_teacher", "allow_empty_unlabeled",
+         "pretrained", "slice_checkpoint"),
         SWITCH,
     ),
 }

@@ -9,8 +9,10 @@ import pytest
 import torch
 from plain import PlainTrainer, _stock, main
 from step import build_parser, open_short
+from transformers import MobileNetV2Config, MobileNetV2Model
 
 from mnseg.networks.dilated_depthwise import to_fast_dilated
+from mnseg.networks.same_padding import to_inner_padding
 
 TINY = ["network_def#features=[4, 4, 8, 8, 16, 4]", "batch_size=3"]
 ARGV = ["--steps", "1", "--warmup", "0", "--unlabeled", "2", "--unlabeled-cases", "2", "--volumes", "1",
@@ -53,6 +55,15 @@ def test_the_plain_build_has_torchs_own_convolutions():
     to_fast_dilated(network.to(memory_format=torch.channels_last))
     assert type(network[0]) is not torch.nn.Conv2d
     assert {type(conv) for conv in _stock(network)} == {torch.nn.Conv2d}
+
+
+def test_the_plain_build_pads_as_transformers_does():
+    config = MobileNetV2Config(depth_multiplier=0.25)
+    network = to_inner_padding(MobileNetV2Model(config))
+    layers = [module for module in network.modules() if hasattr(module, "convolution")]
+    assert not all(layer.config.tf_padding for layer in layers)
+    _stock(network)
+    assert all(layer.config.tf_padding and layer.convolution.padding == (0, 0) for layer in layers)
 
 
 def _weights(networks: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:

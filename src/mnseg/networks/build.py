@@ -11,6 +11,7 @@ from torch import nn
 from mnseg.networks.adaptation import adapt, describe_trainable
 from mnseg.networks.dilated_depthwise import to_fast_dilated
 from mnseg.networks.pretrained import load_segmenter
+from mnseg.networks.same_padding import to_inner_padding
 from mnseg.networks.slice_network import SliceNetwork
 
 __all__ = ["build_slice_network"]
@@ -60,7 +61,8 @@ def build_slice_network(
         # A few patches a batch measure statistics badly, so those of pretrained weights stand still, also under
         # "whole" (RecalibrationHandler fits them to the scans once). Random weights come with statistics that nobody
         # measured: freezing those would switch batch norm off.
-        network = adapt(loaded.model, finetuning, lora_rank, lora_alpha, lora_dropout, freeze_statistics=pretrained)
+        network = to_inner_padding(loaded.model)
+        network = adapt(network, finetuning, lora_rank, lora_alpha, lora_dropout, freeze_statistics=pretrained)
     if not any(isinstance(m, nn.Linear) for m in network.modules()):
         # Convolutional networks run 20 to 40 % faster so on a CPU; transformers reshape between layers and do not.
         network = network.to(memory_format=torch.channels_last)

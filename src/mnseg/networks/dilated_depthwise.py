@@ -8,45 +8,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 __all__ = ["FastDilatedConv2d", "to_fast_dilated"]
 
 
 class _DilatedDepthwise(torch.autograd.Function):
-    """torch's forward pass; a backward pass of one product for each weight of the kernel.
+    """torch's forward pass; a backward pass that is fast.
 
     oneDNN has kernels for the backward pass of depthwise convolutions and for dilation, not for both at once, and falls
-    back to one that is written for no processor. A depthwise gradient is a handful of shifted products, and for one
-    sample at a time they stay in the cache.
+    back to one that is written for no processor. The input's gradient is itself a dilated depthwise convolution, of the
+    output's gradient with the turned kernel, for which the forward kernel is there. The weight's is a handful of
+    shifted products, and for one sample at a time they stay in the cache.
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, weight: Tensor, dilation: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(image, weight)
-        ctx.dilation = dilation
-        return nn.functional.conv2d(image, weight, dilation=dilation, groups=len(weight))
+        ctx.padding, ctx.dilation = padding, dilation
+        return functional.conv2d(image, weight, None, 1, padding, dilation, len(weight))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         image, weight = ctx.saved_tensors
-        windows = _windows(weight.shape[2:], ctx.dilation, grad.shape[2:])
-        weights = weight.flatten(1).t().contiguous()[:, :, None, None]  # (taps, C, 1, 1)
-        image_grad = torch.zeros_like(image) if ctx.needs_input_grad[0] else None
-        weight_grad = torch.zeros_like(weights) if ctx.needs_input_grad[1] else None
-        for sample, part in enumerate(grad):
-            for tap, window in enumerate(windows):
-                if image_grad is not None:
-                    image_grad[sample][window].addcmul_(part, weights[tap])
-                if weight_grad is not None:
-                    weight_grad[tap] += (image[sample][window] * part).sum((1, 2), keepdim=True)
-        return image_grad, None if weight_grad is None else weight_grad.flatten(1).t().reshape_as(weight), None
+        image_grad = weight_grad = None
+        if ctx.needs_input_grad[0]:
+            image_grad = _image_gradient(grad, weight, ctx.padding, ctx.dilation)
+        if ctx.needs_input_grad[1]:
+            weight_grad = _weight_gradient(grad, image, weight, ctx.padding, ctx.dilation)
+        return image_grad, weight_grad, None, None
 
 
-def _windows(kernel: torch.Size, dilation: tuple[int, int], size: torch.Size) -> list[tuple[slice, slice, slice]]:
-    """For each weight of the kernel the part of the input ``(C, H, W)`` that it multiplies."""
-    starts = itertools.product(*(range(0, edge * step, step) for edge, step in zip(kernel, dilation, strict=True)))
-    return [(slice(None), *(slice(at, at + edge) for at, edge in zip(start, size, strict=True))) for start in starts]
+def _image_gradient(grad: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+    """``dL/dx[q] = sum_t w[t] y[q + padding - t dilation]``; the border that is left over is cut off or added."""
+    sizes = zip(weight.shape[2:], padding, dilation, strict=True)
+    border = [(size - 1) * step - pad for size, pad, step in sizes]
+    grad = functional.pad(grad, (min(border[1], 0),) * 2 + (min(border[0], 0),) * 2) if min(border) < 0 else grad
+    return functional.conv2d(grad, weight.flip(2, 3), None, 1, [max(edge, 0) for edge in border], dilation, len(weight))
+
+
+def _weight_gradient(
+    grad: Tensor, image: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]
+) -> Tensor:
+    """``dL/dw[t] = sum_p x[p + t dilation - padding] y[p]``, without the products with the border's zeros.
+
+    The samples' products are added up first, pixel by pixel, in the layout that they are in.
+    """
+    sums, windows = [], []
+    for tap in itertools.product(*map(range, weight.shape[2:])):
+        offsets = [at * step - pad for at, step, pad in zip(tap, dilation, padding, strict=True)]
+        windows.append(list(zip(*map(_overlap, offsets, image.shape[2:], grad.shape[2:]), strict=True)))
+        sums.append(torch.zeros_like(grad[0]))
+    for sample, part in zip(image, grad, strict=True):
+        for total, (source, target) in zip(sums, windows, strict=True):
+            total[:, *target].addcmul_(sample[:, *source], part[:, *target])
+    return torch.stack([total.sum((1, 2)) for total in sums], dim=1).view_as(weight)
+
+
+def _overlap(offset: int, size: int, out_size: int) -> tuple[slice, slice]:
+    """Where input and output meet along an axis when the input is read ``offset`` further on: both ranges."""
+    first, last = max(0, -offset), max(0, -offset, min(out_size, size - offset))
+    return slice(first + offset, last + offset), slice(first, last)
 
 
 class FastDilatedConv2d(nn.Conv2d):
@@ -56,9 +79,7 @@ class FastDilatedConv2d(nn.Conv2d):
         fast = input.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
         if not fast or input.dim() != 4:
             return super().forward(input)
-        vertical, horizontal = self.padding
-        padded = nn.functional.pad(input, (horizontal, horizontal, vertical, vertical)) if any(self.padding) else input
-        result = _DilatedDepthwise.apply(padded, self.weight, self.dilation)
+        result = _DilatedDepthwise.apply(input, self.weight, self.padding, self.dilation)
         return result if self.bias is None else result + self.bias.view(-1, 1, 1)
 
 
