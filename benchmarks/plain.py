@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from mnseg.data.transforms import ForegroundIndicesd
 from mnseg.files import atomic_write
 from mnseg.networks.dilated_depthwise import FastDilatedConv2d
+from mnseg.networks.folded_norm import unfold_norms
 from mnseg.networks.narrowing_convolution import NarrowingConv3d
 from mnseg.planning.clock import StepClock
 from mnseg.planning.steps import Kind
@@ -108,7 +109,7 @@ def _stock(network: nn.Module) -> nn.Module:
     for parameter in network.parameters():
         stock = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
         parameter.data = stock.copy_(parameter.data)
-    for module in network.modules():
+    for module in unfold_norms(network).modules():
         if isinstance(module, nn.InstanceNorm3d):
             module.__class__ = nn.InstanceNorm3d
         elif isinstance(module, FastDilatedConv2d):

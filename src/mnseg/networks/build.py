@@ -10,6 +10,7 @@ from torch import nn
 
 from mnseg.networks.adaptation import adapt, describe_trainable
 from mnseg.networks.dilated_depthwise import to_fast_dilated
+from mnseg.networks.folded_norm import fold_norms
 from mnseg.networks.pretrained import load_segmenter
 from mnseg.networks.same_padding import to_inner_padding
 from mnseg.networks.slice_network import SliceNetwork
@@ -66,7 +67,7 @@ def build_slice_network(
     if not any(isinstance(m, nn.Linear) for m in network.modules()):
         # Convolutional networks run 20 to 40 % faster so on a CPU; transformers reshape between layers and do not.
         network = network.to(memory_format=torch.channels_last)
-    network = to_fast_dilated(network)
+    network = fold_norms(to_fast_dilated(network))
     if not pretrained:
         logger.warning("The 2D network %s starts from random weights (pretrained is false).", name_or_dir)
         if finetuning != "whole":

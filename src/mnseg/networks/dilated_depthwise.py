@@ -23,21 +23,29 @@ class _DilatedDepthwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> Tensor:
         ctx.save_for_backward(image, weight)
         ctx.padding, ctx.dilation = padding, dilation
-        return functional.conv2d(image, weight, None, 1, padding, dilation, len(weight))
+        return functional.conv2d(image, weight, bias, 1, padding, dilation, len(weight))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         image, weight = ctx.saved_tensors
         image_grad = weight_grad = None
+        bias_grad = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         if ctx.needs_input_grad[0]:
             image_grad = _image_gradient(grad, weight, ctx.padding, ctx.dilation)
         if ctx.needs_input_grad[1]:
             weight_grad = _weight_gradient(grad, image, weight, ctx.padding, ctx.dilation)
-        return image_grad, weight_grad, None, None
+        return image_grad, weight_grad, bias_grad, None, None
 
 
 def _image_gradient(grad: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
@@ -75,12 +83,11 @@ def _overlap(offset: int, size: int, out_size: int) -> tuple[slice, slice]:
 class FastDilatedConv2d(nn.Conv2d):
     """A convolution that takes the fast way where it is one: training on a CPU, in full precision."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
         fast = input.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
         if not fast or input.dim() != 4:
-            return super().forward(input)
-        result = _DilatedDepthwise.apply(input, self.weight, self.padding, self.dilation)
-        return result if self.bias is None else result + self.bias.view(-1, 1, 1)
+            return super()._conv_forward(input, weight, bias)
+        return _DilatedDepthwise.apply(input, weight, bias, self.padding, self.dilation)
 
 
 def to_fast_dilated(network: nn.Module) -> nn.Module:

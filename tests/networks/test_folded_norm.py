@@ -1,0 +1,138 @@
+"""Norms inside convolutions: the unfolded network's numbers, statistics and weights."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import MobileNetV2Config, MobileNetV2Model, PreTrainedModel, ResNetConfig, ResNetModel
+
+from mnseg.networks.adaptation import adapt
+from mnseg.networks.build import build_slice_network
+from mnseg.networks.dilated_depthwise import to_fast_dilated
+from mnseg.networks.folded_norm import FoldedBatchNorm2d, FoldedFastDilatedConv2d, fold_norms, unfold_norms
+from mnseg.networks.recalibration import recalibrate_batch_norm
+
+MODELS = {
+    "mobilenet": lambda: MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, output_stride=8)),
+    "resnet": lambda: ResNetModel(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], layer_type="basic")
+    ),
+}
+
+
+def _prepared(name: str, still: bool = True) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Unfolded and folded, in float64, with norms that do something."""
+    torch.manual_seed(0)
+    network = MODELS[name]().double()
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor in (norm.weight, norm.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (norm.bias, norm.running_mean):
+                nn.init.uniform_(tensor, -0.5, 0.5)
+    network = to_fast_dilated(adapt(network, "whole", freeze_statistics=still))
+    return network, fold_norms(copy.deepcopy(network))
+
+
+def _found(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    source = image.clone().requires_grad_()
+    result = network(source).last_hidden_state
+    result.pow(2).sum().backward()
+    return [result.detach(), source.grad, *(p.grad for p in network.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_values_and_gradients_are_the_unfolded_networks(name: str) -> None:
+    stock, folded = _prepared(name)
+    kinds = {type(module).__name__ for module in folded.modules()}
+    assert {"FoldedConv2d", "FoldedStillBatchNorm2d"} <= kinds and "StillBatchNorm2d" not in kinds
+    image = torch.randn(2, 3, 45, 40, dtype=torch.float64)
+    expected, actual = (_found(network.train(), image) for network in (stock, folded))
+    assert len(expected) == len(actual) == 2 + len(list(stock.parameters()))
+    for one, other in zip(expected, actual, strict=True):
+        torch.testing.assert_close(other, one)
+
+
+def test_a_convolution_with_a_bias() -> None:
+    torch.manual_seed(0)
+    layer = nn.Module()
+    layer.convolution, layer.normalization = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
+    layer.normalization.running_mean.normal_()
+    layer.eval()
+    image = torch.randn(1, 2, 8, 8)
+    expected = layer.normalization(layer.convolution(image))
+    fold_norms(layer)
+    torch.testing.assert_close(layer.normalization(layer.convolution(image)), expected)
+
+
+def test_dilated_depthwise_convolutions_keep_their_backward_pass() -> None:
+    _, folded = _prepared("mobilenet")
+    assert any(type(module) is FoldedFastDilatedConv2d for module in folded.modules())
+
+
+def test_statistics_that_follow_the_batch_are_folded_in_evaluation_alone() -> None:
+    stock, folded = _prepared("mobilenet", still=False)
+    assert any(type(module) is FoldedBatchNorm2d for module in folded.modules())
+    image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for mode in (True, False):
+        for one, other in zip(_found(stock.train(mode), image), _found(folded.train(mode), image), strict=True):
+            torch.testing.assert_close(other, one)
+    for name, value in stock.state_dict().items():
+        torch.testing.assert_close(folded.state_dict()[name], value)
+
+
+def test_recalibration_measures_the_same_statistics() -> None:
+    stock, folded = _prepared("mobilenet")
+    batches = [torch.randn(2, 3, 32, 32, dtype=torch.float64) for _ in range(2)]
+    assert recalibrate_batch_norm(stock, batches) == recalibrate_batch_norm(folded, batches) > 50
+    for name, value in stock.state_dict().items():
+        torch.testing.assert_close(folded.state_dict()[name], value)
+    with torch.no_grad():
+        torch.testing.assert_close(*(network(batches[0]).last_hidden_state for network in (folded, stock)))
+
+
+def test_weights_have_one_name_and_load_into_the_stock_network() -> None:
+    stock, folded = _prepared("resnet")
+    assert list(folded.state_dict()) == list(stock.state_dict())
+    assert len(list(folded.parameters())) == len(list(stock.parameters()))
+    stock.load_state_dict(folded.state_dict())
+
+
+def test_a_copy_has_norms_of_its_own() -> None:
+    _, folded = _prepared("resnet")
+    other, image = copy.deepcopy(folded), torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        before = folded(image).last_hidden_state
+        for norm in other.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.weight.mul_(2)
+        torch.testing.assert_close(folded(image).last_hidden_state, before)
+        assert not torch.allclose(other(image).last_hidden_state, before)
+
+
+def test_unfolding_takes_it_back() -> None:
+    stock, folded = _prepared("mobilenet")
+    assert [type(m) for m in unfold_norms(folded).modules()] == [type(m) for m in stock.modules()]
+
+
+def test_mixed_precision_is_left_to_torch() -> None:
+    stock, folded = _prepared("resnet")
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(folded.float()(image).last_hidden_state, stock.float()(image).last_hidden_state)
+
+
+@pytest.mark.parametrize("finetuning", ["whole", "lora"])
+def test_the_slice_network_is_built_so(tmp_path, finetuning: str) -> None:
+    stock, _ = _prepared("mobilenet")
+    stock.float().save_pretrained(tmp_path)
+    network = build_slice_network(str(tmp_path), 2, finetuning=finetuning, lora_rank=2, seed=0)
+    folded = [name for name, module in network.named_modules() if hasattr(module, "norm_behind")]
+    assert len(folded) > (30 if finetuning == "whole" else 10)
+    assert not any("lora" in name or "base_layer" in name for name in folded)
+    volume = torch.randn(1, 1, 32, 32, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(unfold_norms(copy.deepcopy(network))(volume), network(volume), atol=1e-4, rtol=1e-4)
