@@ -33,9 +33,17 @@ def dyn_unet() -> nn.Module:
     return DynUNet(3, 1, 3, (3, 3, 3), (1, 2, 2), (2, 2), filters=(4, 8, 16)).eval()
 
 
+@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @needs_openvino
 @pytest.mark.parametrize("make", [unet, dyn_unet])
-def test_logits_are_those_of_monai(make):
+def test_logits_are_those_of_monai(make, threads):
     network, volume = make(), torch.randn(1, 1, 40, 34, 49)
     with torch.inference_mode():
         expected = SlidingWindowInferer(**SETTINGS)(volume, network)
@@ -45,7 +53,7 @@ def test_logits_are_those_of_monai(make):
 
 
 @needs_openvino
-def test_changed_weights_are_compiled_anew_and_equal_ones_are_not(monkeypatch):
+def test_changed_weights_are_compiled_anew_and_equal_ones_are_not(monkeypatch, threads):
     made, original = [], module._compile
     monkeypatch.setattr(module, "_compile", lambda *args: (made.append(args[1]), original(*args))[1])
     network, volume = unet(), torch.randn(1, 1, 32, 32, 64)
@@ -53,7 +61,8 @@ def test_changed_weights_are_compiled_anew_and_equal_ones_are_not(monkeypatch):
     with torch.no_grad():
         inferer(volume, network)
         inferer(volume, network)
-        assert made == [(2, 1, 32, 32, 32), (1, 1, 32, 32, 32)], "a shape each"
+        one, two = (1, 1, 32, 32, 32), (2, 1, 32, 32, 32)
+        assert made == ([two, one] if threads == 1 else [one]), "a shape each; side by side, one window's"
         network.load_state_dict({name: value * 0.5 for name, value in network.state_dict().items()})
         torch.testing.assert_close(inferer(volume, network), SlidingWindowInferer(**SETTINGS)(volume, network),
                                    rtol=1e-3, atol=1e-4)  # fmt: skip
