@@ -59,7 +59,7 @@ class PlainTrainer:
     def __init__(self, parser: ConfigParser) -> None:
         self.device = parser.get_parsed_content("device")
         suffixes = {"3d": "", "2d": "_2d"}
-        self.networks = {name: _stock(parser.get_parsed_content(f"network{end}")) for name, end in suffixes.items()}
+        self.networks = {name: stock(parser.get_parsed_content(f"network{end}")) for name, end in suffixes.items()}
         self.optimizers = {name: parser.get_parsed_content(f"optimizer{end}") for name, end in suffixes.items()}
         for optimizer in self.optimizers.values():
             optimizer.state.clear()  # its averages have the layout that the weights had
@@ -104,11 +104,11 @@ class PlainTrainer:
         loss.item()
 
 
-def _stock(network: nn.Module) -> nn.Module:
+def stock(network: nn.Module) -> nn.Module:
     """Take back what makes a network faster: layouts, and the norms, convolutions and paddings that are ours."""
     for parameter in network.parameters():
-        stock = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-        parameter.data = stock.copy_(parameter.data)
+        copied = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        parameter.data = copied.copy_(parameter.data)
     for module in unfold_norms(network).modules():
         if isinstance(module, nn.InstanceNorm3d):
             module.__class__ = nn.InstanceNorm3d

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain import PlainTrainer, _stock, main
+from plain import PlainTrainer, main, stock
 from step import build_parser, open_short
 from transformers import MobileNetV2Config, MobileNetV2Model
 
@@ -54,7 +54,7 @@ def test_the_plain_build_has_torchs_own_convolutions():
     network = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, dilation=2, groups=4), torch.nn.Conv2d(4, 2, 1))
     to_fast_dilated(network.to(memory_format=torch.channels_last))
     assert type(network[0]) is not torch.nn.Conv2d
-    assert {type(conv) for conv in _stock(network)} == {torch.nn.Conv2d}
+    assert {type(conv) for conv in stock(network)} == {torch.nn.Conv2d}
 
 
 def test_the_plain_build_pads_as_transformers_does():
@@ -62,7 +62,7 @@ def test_the_plain_build_pads_as_transformers_does():
     network = to_inner_padding(MobileNetV2Model(config))
     layers = [module for module in network.modules() if hasattr(module, "convolution")]
     assert not all(layer.config.tf_padding for layer in layers)
-    _stock(network)
+    stock(network)
     assert all(layer.config.tf_padding and layer.convolution.padding == (0, 0) for layer in layers)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from lib.conf import AppConf
 from lib.errors import RequestError
+from lib.retraining.described import described, details, ending
 from lib.retraining.lock import WorkspaceLock, end_leftover
 from lib.retraining.policy import Decision, PolicySettings, PolicyState, StateStore, decide, quiet_hours
 from lib.retraining.runner import Runner
@@ -150,7 +151,7 @@ class TrainingService:
             if job.ended:
                 break
             time.sleep(0.01)
-        return job.task(self._details(job))
+        return job.task(details(job, self._lines(job)))
 
     def enable(self, on: bool, by: str) -> None:
         """Switch retraining by itself on or off; a training under way goes on."""
@@ -185,13 +186,13 @@ class TrainingService:
             "waiting": list(state.waiting),
             "failures": state.failures,
             "last_end": state.last_end,
-            "job": None if job is None else self._described(job),
+            "job": None if job is None else described(job, self._lines(job)),
         }
 
     def task(self) -> dict[str, Any] | None:
         """The newest training as MONAI Label's ``GET /train/`` answers it; None before the first."""
         job = self._job
-        return None if job is None else job.task(self._details(job))
+        return None if job is None else job.task(details(job, self._lines(job)))
 
     def tasks(self) -> list[dict[str, Any]]:
         """The trainings whose folders are still there, oldest first."""
@@ -220,32 +221,9 @@ class TrainingService:
         known = {} if newest is None else dict(newest.facts.get("left_out") or {})
         return known if self._job is None else known | self._job.facts["left_out"]
 
-    def _described(self, job: Job) -> dict[str, Any]:
-        facts = {key: value for key, value in job.facts.items() if key not in ("pid", "begun")}
-        progress, left = self._progress_of(job)
-        return {"id": job.id, **facts, "progress": progress.as_dict(), "seconds_left": left,
-                "details": self._details(job)}
-
-    def _progress_of(self, job: Job) -> tuple[Progress, float | None]:
-        """Progress of the run under way, and the seconds that it and those behind it will take."""
-        epochs, done, step = job.facts.get("epochs") or 0, job.facts["done"], job.facts["step"]
-        is_fold = step.startswith("fold ")
-        folder = job.folder / "folds" / step.removeprefix("fold ") if is_fold else job.folder
-        progress = read_progress(folder, epochs)
-        if job.ended or not progress.epoch:
-            return progress, None
-        to_come = sum(f"fold {index}" not in (*done, step) for index in job.facts["folds"])
-        whole = progress.seconds_left or 0.0
-        if progress.epoch < progress.max_epochs:
-            pace = whole / (progress.max_epochs - progress.epoch)
-        else:
-            pace = job.facts["seconds"].get("train", 0.0) / max(progress.max_epochs, 1)
-        return progress, round(whole + pace * progress.max_epochs * to_come, 1)
-
-    def _details(self, job: Job) -> list[str]:
-        lines = list(self._runner.lines)[-18:] if job is self._job else []
-        return [*lines, *([] if job.ended else [f"Training {job.id}: {job.facts['step'] or 'about to begin'}"]),
-                *([_outcome(job)] if job.facts["status"] == "DONE" else [])]
+    def _lines(self, job: Job) -> list[str]:
+        """What the commands of a training under way printed last."""
+        return list(self._runner.lines)[-18:] if job is self._job else []
 
     # ------------------------------------------------------------------------------------------------- work
 
@@ -392,7 +370,7 @@ class TrainingService:
             self.registry.record("failed" if status == "ERROR" else "stopped", run=job.id, by="the server",
                                  reason=error)
         job.update(status=status, error=error, ended=now, pid=None)  # last: who sees it finds the rest written
-        logging.getLogger("task_train").info("training %s: %s", job.id, error or _outcome(job))
+        logging.getLogger("task_train").info("training %s: %s", job.id, error or ending(job))
         with contextlib.suppress(OSError):
             self.runs.thin()
 
@@ -402,10 +380,3 @@ class TrainingService:
     def _elsewhere(self) -> str:
         return (f"Another server (process {self.lock.holder()}) trains in {self.conf.workspace}: end it, or this one; "
                 "two servers need folders of their own.")
-
-
-def _outcome(job: Job) -> str:
-    verdict = job.facts.get("verdict") or {}
-    name = f"mnseg {job.facts['version']}"
-    reason = verdict.get("reason", "")
-    return f"{name} is published. {reason}" if job.facts["outcome"] == "published" else f"{name} is kept back. {reason}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 from dicom_bench import LABELS
 from lib.durable import read_json_lines
 from lib.errors import RequestError
-from lib.labels.seg_grid import _step
 
 
 def test_a_drawn_one_becomes_a_label(bench):
@@ -227,97 +225,6 @@ def test_one_that_cannot_be_read_is_told_once(bench, caplog):
     assert caplog.text.count("cannot be read as DICOM SEG") == 1 and "/tmp" not in bench.reason(uid)
 
 
-def test_faulty_ones_are_refused_with_a_reason(bench):
-    def overlapping(dataset):
-        frames = dataset.PerFrameFunctionalGroupsSequence
-        other = next(f for f in frames if f.SegmentIdentificationSequence[0].ReferencedSegmentNumber == 2)
-        first = next(f for f in frames if f.SegmentIdentificationSequence[0].ReferencedSegmentNumber == 1)
-        first.PlanePositionSequence = other.PlanePositionSequence
-        dataset.PixelData = b"\xff" * len(dataset.PixelData)
-
-    def unreferenced(dataset):
-        del dataset.ReferencedSeriesSequence
-
-    def elsewhere(dataset):
-        for frame in dataset.PerFrameFunctionalGroupsSequence:
-            position = frame.PlanePositionSequence[0].ImagePositionPatient
-            frame.PlanePositionSequence[0].ImagePositionPatient = [position[0] + 500, *position[1:]]
-
-    found = {}
-    for edit in (overlapping, unreferenced, elsewhere):
-        found[edit.__name__] = bench.draw(bench.one, bench.mask(bench.one), edit=edit)
-    bench.sync.now()
-    assert {bench.states[uid] for uid in found.values()} == {"refused"}
-    assert "overlap" in bench.reason(found["overlapping"])
-    assert "which series" in bench.reason(found["unreferenced"])
-    assert "beyond the scan" in bench.reason(found["elsewhere"])
-
-
-def test_another_grid_is_resampled(bench):
-    """Drawn on voxels of half the size along the rows: each voxel of the scan gets what lies at its center."""
-    two = bench.store.get_image_uri(bench.two)
-    affine, mask = nib.load(two).affine, (bench.mask(bench.two) == 1).astype(np.uint8)
-
-    def finer(dataset):
-        size = int(dataset.Columns)
-        bits = pydicom.pixel_data_handlers.numpy_handler.unpack_bits(dataset.PixelData)
-        frames = bits[: int(dataset.NumberOfFrames) * size * size].reshape(-1, size, size)
-        doubled = np.repeat(frames, 2, axis=2)
-        dataset.Columns = 2 * size
-        dataset.PixelData = np.packbits(doubled.ravel(), bitorder="little").tobytes()
-        measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-        measures.PixelSpacing = [measures.PixelSpacing[0], measures.PixelSpacing[1] / 2]
-        for frame in dataset.PerFrameFunctionalGroupsSequence:
-            position = frame.PlanePositionSequence[0].ImagePositionPatient
-            frame.PlanePositionSequence[0].ImagePositionPatient = [position[0] - 0.25, *position[1:]]
-
-    uid = bench.draw(bench.two, mask, names=LABELS[:1], edit=finer)
-    bench.sync.now()
-    assert bench.states[uid] == "taken", bench.reason(uid)
-    assert np.array_equal(bench.label(bench.two), mask)
-    assert np.allclose(nib.load(bench.store.get_label_uri(bench.two, "final")).affine, affine)
-
-
-def test_slices_between_that_were_not_drawn_stay_empty_on_another_grid(bench):
-    """Viewers leave empty frames out; the step is what the file declares, not the smallest gap between those left."""
-    two = bench.store.get_image_uri(bench.two)
-    mask = np.zeros(nib.load(two).shape, np.uint8)
-    for index in (5, 8, 14):
-        mask[6:12, 5:15, index] = 1
-
-    def moved(dataset):
-        """Without empty frames, and a fifth of a voxel aside: more than what counts as the scan's grid."""
-        size, frames = int(dataset.Columns) * int(dataset.Rows), list(dataset.PerFrameFunctionalGroupsSequence)
-        bits = pydicom.pixel_data_handlers.numpy_handler.unpack_bits(dataset.PixelData)
-        drawn = bits[: len(frames) * size].reshape(-1, size)
-        kept = np.flatnonzero(drawn.any(axis=1))
-        assert len(kept) == 3
-        dataset.PixelData = np.packbits(drawn[kept].ravel(), bitorder="little").tobytes()
-        dataset.NumberOfFrames = len(kept)
-        dataset.PerFrameFunctionalGroupsSequence = pydicom.Sequence([frames[index] for index in kept])
-        for frame in dataset.PerFrameFunctionalGroupsSequence:
-            position = frame.PlanePositionSequence[0].ImagePositionPatient
-            frame.PlanePositionSequence[0].ImagePositionPatient = [position[0] + 0.2, *position[1:]]
-
-    uid = bench.draw(bench.two, mask, names=LABELS[:1], edit=moved)
-    bench.sync.now()
-    assert bench.states[uid] == "taken", bench.reason(uid)
-    assert np.array_equal(bench.label(bench.two), mask)
-
-
-@pytest.mark.parametrize(("levels", "declared", "step"), [
-    ([0, 6, 12], 2.0, 2.0),
-    ([0, 6, 12], 0.0, 6.0),  # not declared
-    ([0, 6, 12], 4.0, 6.0),  # what is declared cannot be
-    ([0, 3, 5], 0.99, 1.0),  # rounded in the file
-    ([0, 1, 2], 5.0, 1.0),  # thick slices that overlap
-    ([7], 2.5, 2.5),
-    ([7], 0.0, 0.0),
-])
-def test_the_step_between_slices(levels, declared, step):
-    assert _step(np.array(levels, float), declared) == pytest.approx(step)
-
-
 def test_one_of_another_patient_is_refused(bench):
     def of_somebody_else(dataset):
         dataset.PatientID = "somebody else"
@@ -365,86 +272,3 @@ def test_a_server_that_does_not_answer_is_asked_again(bench):
     bench.pacs.is_down = False
     bench.sync.now()
     assert bench.states[uid] == "taken" and bench.sync.status()["fault"] == ""
-
-
-# ---------------------------------------------------------------- labels go to the server
-
-
-def stored(bench):
-    return [pydicom.dcmread(bench.pacs.root / series.uid / f"{uid}.dcm")
-            for series in bench.pacs.segmentations() for uid in bench.pacs.instances(series)]
-
-
-def test_a_submitted_label_is_stored_once(bench):
-    bench.submit(bench.one, bench.mask(bench.one), "Ann Müller")
-    assert list(bench.store.owed()) == [bench.one]
-    bench.sync.now(), bench.sync.now()
-    (dataset,) = stored(bench)
-    assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {"MANUAL"}
-    assert [segment.SegmentLabel for segment in dataset.SegmentSequence] == list(LABELS)
-    assert str(dataset.ContentCreatorName) == "Ann Müller" and dataset.Manufacturer == "mnseg"
-    assert "not for diagnosis" in dataset.ContentDescription
-    assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == bench.one
-    assert bench.states == {dataset.SOPInstanceUID: "ours"} and bench.store.owed() == {}
-
-
-def test_what_it_says_of_a_corrected_mask(bench):
-    mask = bench.mask(bench.one)
-    bench.app.provenance.served(bench.one, bench.file(bench.one, mask), "0003")
-    bench.submit(bench.one, mask)
-    bench.submit(bench.two, bench.mask(bench.two))
-    bench.sync.now()
-    bench.submit(bench.one, bench.mask(bench.one, shift=1))
-    bench.sync.now()
-    kinds = sorted((segment.SegmentAlgorithmType, segment.get("SegmentAlgorithmName", ""))
-                   for dataset in stored(bench) for segment in dataset.SegmentSequence[:1])
-    assert kinds == [("AUTOMATIC", "mnseg 0003"), ("MANUAL", ""), ("SEMIAUTOMATIC", "mnseg 0003")]
-
-
-def test_a_label_waits_for_the_server(bench):
-    bench.submit(bench.one, bench.mask(bench.one))
-    bench.pacs.is_down = True
-    with pytest.raises(RequestError):
-        bench.sync.now()
-    bench.pacs.is_down = False
-    bench.open()
-    bench.sync.now()
-    assert len(stored(bench)) == 1
-
-
-def test_a_kill_behind_storing_stores_no_second_one(bench, monkeypatch):
-    bench.submit(bench.one, bench.mask(bench.one))
-    with monkeypatch.context() as patch:
-        patch.setattr(bench.store, "settle", lambda *args, **facts: (_ for _ in ()).throw(SystemError))
-        with pytest.raises(SystemError):
-            bench.sync.now()
-    bench.open()
-    bench.sync.now()
-    assert len(stored(bench)) == 1 and bench.store.owed() == {}
-
-
-def test_labels_from_a_folder_stay_here(bench):
-    bench.submit(bench.one, bench.mask(bench.one), "imported")
-    bench.sync.now()
-    assert stored(bench) == [] and bench.store.owed() == {}
-
-
-def test_a_mask_of_the_model_is_put_into_the_server(bench):
-    mask = bench.mask(bench.one)
-
-    def task(request):
-        assert request["image_id"] == bench.one
-        return str(bench.file(bench.one, mask)), {"model": "mnseg 0004", "version": "0004"}
-
-    bench.app.infer_task = lambda name: task
-    answer = bench.sync.exports.put_mask(bench.one)
-    assert bench.sync.exports.put_mask(bench.one)["SOPInstanceUID"] == answer["SOPInstanceUID"]
-    (dataset,) = stored(bench)
-    assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {"AUTOMATIC"}
-    assert dataset.SeriesDescription == "mnseg 0004 mask, not for diagnosis"
-    assert dataset.StudyInstanceUID == answer["StudyInstanceUID"] and answer["StudyInstanceUID"] in answer["ohif"]
-    bench.sync.now()
-    assert bench.states == {dataset.SOPInstanceUID: "ours"} and bench.store.get_labeled_images() == []
-    mask[:] = 0
-    with pytest.raises(RequestError, match="nothing in the mask"):
-        bench.sync.exports.put_mask(bench.one)

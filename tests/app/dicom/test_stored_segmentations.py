@@ -1,0 +1,88 @@
+"""Labels and masks that are put into the DICOM server."""
+
+from __future__ import annotations
+
+import pydicom
+import pytest
+from dicom_bench import LABELS
+from lib.errors import RequestError
+
+
+def stored(bench):
+    return [pydicom.dcmread(bench.pacs.root / series.uid / f"{uid}.dcm")
+            for series in bench.pacs.segmentations() for uid in bench.pacs.instances(series)]
+
+
+def test_a_submitted_label_is_stored_once(bench):
+    bench.submit(bench.one, bench.mask(bench.one), "Ann Müller")
+    assert list(bench.store.owed()) == [bench.one]
+    bench.sync.now(), bench.sync.now()
+    (dataset,) = stored(bench)
+    assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {"MANUAL"}
+    assert [segment.SegmentLabel for segment in dataset.SegmentSequence] == list(LABELS)
+    assert str(dataset.ContentCreatorName) == "Ann Müller" and dataset.Manufacturer == "mnseg"
+    assert "not for diagnosis" in dataset.ContentDescription
+    assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == bench.one
+    assert bench.states == {dataset.SOPInstanceUID: "ours"} and bench.store.owed() == {}
+
+
+def test_what_it_says_of_a_corrected_mask(bench):
+    mask = bench.mask(bench.one)
+    bench.app.provenance.served(bench.one, bench.file(bench.one, mask), "0003")
+    bench.submit(bench.one, mask)
+    bench.submit(bench.two, bench.mask(bench.two))
+    bench.sync.now()
+    bench.submit(bench.one, bench.mask(bench.one, shift=1))
+    bench.sync.now()
+    kinds = sorted((segment.SegmentAlgorithmType, segment.get("SegmentAlgorithmName", ""))
+                   for dataset in stored(bench) for segment in dataset.SegmentSequence[:1])
+    assert kinds == [("AUTOMATIC", "mnseg 0003"), ("MANUAL", ""), ("SEMIAUTOMATIC", "mnseg 0003")]
+
+
+def test_a_label_waits_for_the_server(bench):
+    bench.submit(bench.one, bench.mask(bench.one))
+    bench.pacs.is_down = True
+    with pytest.raises(RequestError):
+        bench.sync.now()
+    bench.pacs.is_down = False
+    bench.open()
+    bench.sync.now()
+    assert len(stored(bench)) == 1
+
+
+def test_a_kill_behind_storing_stores_no_second_one(bench, monkeypatch):
+    bench.submit(bench.one, bench.mask(bench.one))
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "settle", lambda *args, **facts: (_ for _ in ()).throw(SystemError))
+        with pytest.raises(SystemError):
+            bench.sync.now()
+    bench.open()
+    bench.sync.now()
+    assert len(stored(bench)) == 1 and bench.store.owed() == {}
+
+
+def test_labels_from_a_folder_stay_here(bench):
+    bench.submit(bench.one, bench.mask(bench.one), "imported")
+    bench.sync.now()
+    assert stored(bench) == [] and bench.store.owed() == {}
+
+
+def test_a_mask_of_the_model_is_put_into_the_server(bench):
+    mask = bench.mask(bench.one)
+
+    def task(request):
+        assert request["image_id"] == bench.one
+        return str(bench.file(bench.one, mask)), {"model": "mnseg 0004", "version": "0004"}
+
+    bench.app.infer_task = lambda name: task
+    answer = bench.sync.exports.put_mask(bench.one)
+    assert bench.sync.exports.put_mask(bench.one)["SOPInstanceUID"] == answer["SOPInstanceUID"]
+    (dataset,) = stored(bench)
+    assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {"AUTOMATIC"}
+    assert dataset.SeriesDescription == "mnseg 0004 mask, not for diagnosis"
+    assert dataset.StudyInstanceUID == answer["StudyInstanceUID"] and answer["StudyInstanceUID"] in answer["ohif"]
+    bench.sync.now()
+    assert bench.states == {dataset.SOPInstanceUID: "ours"} and bench.store.get_labeled_images() == []
+    mask[:] = 0
+    with pytest.raises(RequestError, match="nothing in the mask"):
+        bench.sync.exports.put_mask(bench.one)
