@@ -8,7 +8,8 @@
 Every row and seed is one ``python -m monai.bundle run``; what is finished is not trained again, what was stopped goes
 on, also behind ``--minutes``, so that a machine that is lent for a while is enough: the same command is repeated until
 it says that nothing is left. The final weights are measured on the scale's test scans, on which nothing is chosen;
-``ablations.csv``, ``ablations.md`` and ``ablations.png`` show what has finished.
+``ablations.csv``, ``ablations.md`` and ``ablations.png`` show what has finished. ``--split validation`` measures on the
+scans on which a recipe is chosen, and writes ``ablations_validation.csv`` and so on.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Scale:
         recipe: overlay.
         extra: settings of every row.
         left_out: rows that need what is not at hand, and what that is.
-        seeded: rows that get all seeds; the others get the first.
+        seeded: rows that get all seeds when no rows are named; the others get the first.
     """
 
     dataset: str
@@ -122,9 +123,9 @@ def rows_of(scale: Scale, wanted: Sequence[str] | None) -> list[str]:
     return list(wanted or [row for row in ROWS if row not in scale.left_out])
 
 
-def jobs_of(scale: Scale, rows: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
-    """Rows with their seeds, the first seed of all rows ahead."""
-    return [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or row in scale.seeded]
+def jobs_of(rows: Sequence[str], seeds: Sequence[int], seeded: Sequence[str]) -> list[tuple[str, int]]:
+    """Rows with their seeds, the first seed of all rows ahead; ``seeded`` rows get the other seeds too."""
+    return [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or row in seeded]
 
 
 def train(jobs: Sequence[tuple[str, int]], args: argparse.Namespace) -> list[int]:
@@ -230,14 +231,15 @@ def run(args: argparse.Namespace) -> int:
     rows = rows_of(scale, ["mn", *INGREDIENTS] if args.ingredients else args.rows)
     prepare(args)
     torch.set_num_threads(args.threads)
-    jobs = jobs_of(scale, rows, range(args.seeds))
+    jobs = jobs_of(rows, range(args.seeds), args.rows or scale.seeded)
     codes = [] if args.table_only else train(jobs, args)
     left = [f"{row}, seed {seed}" for row, seed in jobs if not (run_dir(args, row, seed) / "models/model.pt").exists()]
     if results := measured(jobs, args):
         text = as_markdown(results, args, scale.left_out)
-        atomic_write(args.out / "ablations.csv", lambda path: path.write_text(as_csv(results)))
-        atomic_write(args.out / "ablations.md", lambda path: path.write_text(text))
-        plot(results, args.out / "ablations.png")
+        stem = "ablations" if args.split is None else f"ablations_{args.split}"
+        atomic_write(args.out / f"{stem}.csv", lambda path: path.write_text(as_csv(results)))
+        atomic_write(args.out / f"{stem}.md", lambda path: path.write_text(text))
+        plot(results, args.out / f"{stem}.png")
         print(text)
     for row, seed in jobs if args.bring_home else ():
         if (weights := run_dir(args, row, seed) / "models" / "model.pt").exists():
@@ -249,7 +251,8 @@ def run(args: argparse.Namespace) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=sorted(SCALES), required=True)
-    parser.add_argument("--seeds", type=int, default=1, help="of the rows " + ", ".join(NEEDED) + " (default: 1)")
+    parser.add_argument("--seeds", type=int, default=1, help="of the rows that are named, else of "
+                        + ", ".join(NEEDED) + " (default: 1)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="default: all that the scale has")
     parser.add_argument("--ingredients", action="store_true", help="rows: M&N, and each ingredient of a recipe alone")
     parser.add_argument("--labels", type=int, help="labeled scans (default: the scale's)")
@@ -262,6 +265,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--bring-home", type=Path, metavar="DIR", help="put each finished g there in bfloat16")
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default: 1)")
+    parser.add_argument("--split", choices=["validation"], help="measure on these scans (default: the test scans)")
     parser.add_argument("--table-only", action="store_true", help="train nothing, show what has finished")
     return parser
 

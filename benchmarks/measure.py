@@ -29,14 +29,17 @@ def evaluate(run_dir: Path, network: str, args: argparse.Namespace) -> list[dict
     """Rows of the field's metrics of a run's final 3D ("g") or 2D ("f") network.
 
     It is evaluate.json that runs, for the 2D network too: same sliding window, same way back to the scan's grid.
-    Results that are newer than the weights and of the same cases are not measured again.
+    Results that are newer than the weights and of the same cases are not measured again. ``args.split``, where it
+    exists and is no None, names the datalist's scans in place of the protocol's.
     """
-    output = run_dir / NETWORKS[network]
+    wanted, usual = getattr(args, "split", None), PROTOCOLS[args.dataset].split
+    split = wanted or usual
+    output = run_dir / (NETWORKS[network] + ("" if split == usual else f"_{split}"))
     table = output / "field_metrics.csv"
     weights = run_dir / "models" / ("model.pt" if network == "g" else "checkpoint.pt")
     if not weights.exists():
         raise UserError(f"{weights} does not exist: the run has not finished.")
-    cases = {item["case"] for item in load_datalist(args.datalist, args.folder)[PROTOCOLS[args.dataset].split]}
+    cases = {item["case"] for item in load_datalist(args.datalist, args.folder)[split]}
     if table.exists() and table.stat().st_mtime > weights.stat().st_mtime:
         rows = _read_csv(table)
         if {row["case"] for row in rows} == cases:
@@ -46,11 +49,11 @@ def evaluate(run_dir: Path, network: str, args: argparse.Namespace) -> list[dict
         "output_dir": str(output),
         "dataset_dir": str(args.folder),
         "data_list_file_path": str(args.datalist),
-        "evaluate_split": PROTOCOLS[args.dataset].split,
+        "evaluate_split": split,
     }
     if network == "f":
         override |= {"network": load_2d(run_dir), "model_file": str(run_dir / "models" / "model_2d.pt")}
-    print(f"{run_dir}: evaluating {network}", file=sys.stderr, flush=True)
+    print(f"{run_dir}: evaluating {network} on {split}", file=sys.stderr, flush=True)
     workflow = open_bundle("evaluate.json", [run_dir / "model.json", FIELD], "infer", **override)
     workflow.run()
     workflow.finalize()

@@ -47,7 +47,7 @@ def test_unknown_and_impossible_rows_are_named():
 
 
 def test_the_first_seed_is_for_all_rows():
-    jobs = jobs_of(SCALES["lite"], ["mn", "linear", "uniform"], range(2))
+    jobs = jobs_of(["mn", "linear", "uniform"], range(2), SCALES["lite"].seeded)
     assert jobs == [("mn", 0), ("linear", 0), ("uniform", 0), ("mn", 1), ("uniform", 1)]
 
 
@@ -79,6 +79,10 @@ def test_a_stopped_comparison_goes_on(tmp_path, capsys):
     assert len(found) == 4 * 8 * 3, "networks, test scans, structures"
     assert "| M&N | g | 1 |" in (tmp_path / "ablations.md").read_text()
     assert (tmp_path / "ablations.png").stat().st_size > 5000
+    assert main([*argv, "--split", "validation", "--table-only"]) == 0
+    chosen_on = {x["case"] for x in csv.DictReader((tmp_path / "ablations_validation.csv").open())}
+    assert chosen_on and not chosen_on & {x["case"] for x in found}, "a recipe is chosen on other scans"
+    assert list(csv.DictReader((tmp_path / "ablations.csv").open())) == found
     home = torch.load(tmp_path / "home" / "tiny_mn_seed0_g.pt", weights_only=True)
     trained = torch.load(tmp_path / "seed_0" / "mn" / "models" / "model.pt", weights_only=True)
     assert home.keys() == trained.keys()
