@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from monai.transforms import RandZoomd
+from monai.data import MetaTensor, get_track_meta
+from monai.transforms import Compose, RandZoomd
 from torch.nn.functional import max_pool3d
 
 from mnseg.data.pseudo_foreground import PseudoForeground
@@ -199,6 +199,28 @@ class TestRandomPartOfTrainJson:
             order = image.flatten().argsort()
             assert (out.flatten()[order].diff() >= -1e-5).all(), "monotone"
         assert len({round(float(out.mean()), 4) for out in outs}) > 3
+
+
+    def test_values_are_those_of_monais_compose_and_nothing_is_remembered(self, transform):
+        torch.manual_seed(0)
+        item = {"image": MetaTensor(torch.randn(1, 60, 50, 70)), "case": "a"}
+        item["label"] = MetaTensor((item["image"].as_tensor() > 1).to(torch.uint8))
+        before = item["image"].clone()
+        stock = Compose(transform.transforms).set_random_state(3)
+        expected = [stock(dict(item)) for _ in range(3)]
+        transform.set_random_state(3)
+        for wanted in expected:
+            found = transform(dict(item))
+            assert type(found["image"]) is type(found["label"]) is torch.Tensor and found["case"] == "a"
+            for key in ("image", "label"):
+                torch.testing.assert_close(found[key], wanted[key].as_tensor(), rtol=0, atol=0)
+        assert torch.equal(item["image"], before), "the cached scan"
+
+    def test_an_error_leaves_monais_setting_as_it_was(self, transform):
+        assert get_track_meta()
+        with pytest.raises(RuntimeError, match="RandForegroundCropd"):
+            transform({"case": "a"})
+        assert get_track_meta()
 
 
 def test_margin_reaches_beyond_the_scan_and_the_patch_reaches_its_border():

@@ -1,4 +1,4 @@
-"""Transforms that MONAI does not have: foreground indices, and a crop that serves labeled and unlabeled items."""
+"""Transforms that MONAI does not have: foreground indices, a crop for labeled and unlabeled items, plain tensors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from math import ceil
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.transforms import BorderPad, MapTransform, Randomizable, SpatialCrop
+from monai.data import MetaTensor, get_track_meta, set_track_meta
+from monai.transforms import BorderPad, Compose, MapTransform, Randomizable, SpatialCrop
 from monai.transforms.utils import correct_crop_centers
 
 from mnseg.data.pseudo_foreground import PseudoForeground, sample_foreground
 
-__all__ = ["ForegroundIndicesd", "RandForegroundCropd", "margin_size"]
+__all__ = ["ForegroundIndicesd", "PlainTensorCompose", "RandForegroundCropd", "margin_size"]
 
 INDICES_KEY = "foreground_indices"
 
@@ -111,3 +112,20 @@ class RandForegroundCropd(Randomizable, MapTransform):
             item[key] = BorderPad(outside, mode="constant", value=fill)(patch).clone()
         item.pop(INDICES_KEY, None)
         return item
+
+
+class PlainTensorCompose(Compose):
+    """MONAI's ``Compose`` on plain tensors: what its transforms remember of a ``MetaTensor`` is left out.
+
+    Keeping affines and the list of applied operations takes longer than cropping and zooming a patch, and a patch that
+    is learned from is never brought back to its scan's grid. Values and random draws are those of ``Compose``.
+    """
+
+    def __call__(self, data: Mapping[Hashable, object], *args, **kwargs) -> dict:
+        item = {key: value.as_tensor() if isinstance(value, MetaTensor) else value for key, value in data.items()}
+        tracking = get_track_meta()
+        set_track_meta(False)
+        try:
+            return super().__call__(item, *args, **kwargs)
+        finally:
+            set_track_meta(tracking)
