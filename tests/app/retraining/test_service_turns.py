@@ -12,6 +12,16 @@ from lib.errors import RequestError
 from lib.retraining.lock import WorkspaceLock
 
 
+def amid_training(bench):
+    """A bench, and its service in a training that takes a minute."""
+    b = bench()
+    b.fill()
+    behave(b.workspace, sleep={"train": 60})
+    service = b.started()
+    until(lambda: "train begins" in service.task()["details"] if service.task() else False)
+    return b, service
+
+
 def test_retraining_is_switched_by_the_start_only_if_that_says_so(bench):
     b = bench()
     b.started(retrain=False).close()
@@ -43,11 +53,7 @@ def test_a_label_is_remembered_when_the_call_returns(bench):
 
 
 def test_stop(bench):
-    b = bench()
-    b.fill()
-    behave(b.workspace, sleep={"train": 60})
-    service = b.started()
-    until(lambda: "train begins" in service.task()["details"] if service.task() else False)
+    b, service = amid_training(bench)
     task = service.stop("anna")
     assert task["status"] == "STOPPED" and task["details"][-1] == "anna stopped it."
     assert b.registry.published() is None and b.kinds()[-1] == "stopped"
@@ -146,11 +152,7 @@ def test_training_stands_still_while_somebody_waits_for_a_mask(bench):
 
 
 def test_closing_goes_on_at_the_next_start(bench):
-    b = bench()
-    b.fill()
-    behave(b.workspace, sleep={"train": 60})
-    first = b.started()
-    until(lambda: "train begins" in first.task()["details"] if first.task() else False)
+    b, first = amid_training(bench)
     first.close()
     behave(b.workspace)
     second = b.started()
@@ -159,11 +161,7 @@ def test_closing_goes_on_at_the_next_start(bench):
 
 
 def test_other_settings_after_a_restart_begin_anew(bench):
-    b = bench()
-    b.fill()
-    behave(b.workspace, sleep={"train": 60})
-    first = b.started()
-    until(lambda: "train begins" in first.task()["details"] if first.task() else False)
+    b, first = amid_training(bench)
     first.close()
     behave(b.workspace)
     second = b.started(settings={**b.conf.settings, "stage_1_epochs": 3})
