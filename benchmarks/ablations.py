@@ -53,12 +53,14 @@ ROWS = {
     "mean_teacher": ("Mean Teacher", None),
     "two_3d_networks": ("two 3D networks", None),
 }
-# What the recipe may be made of, each alone on top of M&N (configs/ingredients/).
+# What the recipe may be made of, each on top of M&N (configs/ingredients/).
 INGREDIENTS = {
     "moving_average": ("moving average of g is the product", None),
     "averaged_teacher": ("the moving average teaches, too", None),
+    "joint_teacher": ("both networks' mean teaches", None),
     "certain_voxels": ("pseudo-masks where the teacher is certain", None),
     "mixed_patches": ("boxes exchanged with labeled patches", None),
+    "joint_teacher_mixed_patches": ("both networks' mean teaches, boxes exchanged", None),
     "strong_augmentation": ("stronger augmentation", None),
     "more_foreground": ("more crops at the foreground", None),
     "neighboring_slices": ("neighboring slices as channels", None),
@@ -254,7 +256,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=1, help="of the rows that are named, else of "
                         + ", ".join(NEEDED) + " (default: 1)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="default: all that the scale has")
-    parser.add_argument("--ingredients", action="store_true", help="rows: M&N, and each ingredient of a recipe alone")
+    parser.add_argument("--ingredients", action="store_true", help="rows: M&N, and each ingredient of a recipe on top of it")
     parser.add_argument("--labels", type=int, help="labeled scans (default: the scale's)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds la/")
     parser.add_argument("--weights", metavar="DIR", help="2D network: local directory or hub id")

@@ -91,6 +91,32 @@ def test_pseudo_labels_are_the_teachers_softmax(co_training):
     assert not spy.seen.requires_grad
 
 
+@pytest.mark.parametrize(("stage_2", "student"), [(1, "3d"), (2, "2d")])
+def test_joint_teachers_give_the_mean_of_both_networks_and_leave_the_teacher_alone(co_training, stage_2, student):
+    class Spy(PseudoLabelLoss):
+        def forward(self, logits, pseudo_label):
+            self.seen = pseudo_label
+            return super().forward(logits, pseudo_label)
+
+    spy = Spy()
+    run = co_training(stage_1=0, stage_2=stage_2, epoch_length=1, mode="fixed", num_unlabeled=3,
+                      roles="joint_teacher", loss=CoTrainingLoss(unlabeled=spy))  # fmt: skip
+    before = {}
+
+    @run.trainer.on(Events.ITERATION_STARTED)
+    def keep(engine):
+        before.update({name: copy.deepcopy(network).eval() for name, network in (("3d", run.g), ("2d", run.f))})
+        before["image"] = engine.state.batch["image"][1:]
+
+    run.trainer.run()
+    with torch.no_grad():
+        expected = (before["3d"](before["image"]).softmax(1) + before["2d"](before["image"]).softmax(1)) / 2
+    assert torch.allclose(spy.seen, expected, atol=1e-6)
+    assert not spy.seen.requires_grad
+    moved = {"3d": changed(run.g, before["3d"].state_dict()), "2d": changed(run.f, before["2d"].state_dict())}
+    assert {name for name, values in moved.items() if values} == {student}
+
+
 @pytest.mark.parametrize("batch_size", [5, 4, 2])
 def test_b_u_follows_equation_10_over_a_whole_run(co_training, batch_size):
     """Eq. 10 with the cosine written out, checked on the batches themselves."""

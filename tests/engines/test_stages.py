@@ -6,7 +6,7 @@ from math import cos, pi
 
 import pytest
 
-from mnseg.engines.stages import learning_rate_factor, stage_of, student_of, teacher_of
+from mnseg.engines.stages import learning_rate_factor, stage_of, student_of, teachers_of
 
 
 def test_stages_count_from_one():
@@ -19,6 +19,7 @@ def test_odd_epochs_of_stage_2_train_the_3d_network():
     assert [student_of(2, e) for e in range(1, 6)] == ["3d", "2d", "3d", "2d", "3d"]
     assert {student_of(2, e, "fixed_teacher") for e in range(1, 6)} == {"3d"}
     assert [student_of(2, e, "mean_teacher") for e in range(1, 4)] == ["3d", "2d", "3d"]
+    assert [student_of(2, e, "joint_teacher") for e in range(1, 4)] == ["3d", "2d", "3d"]
 
 
 def test_warm_up_ends_with_stage_1():
@@ -29,9 +30,11 @@ def test_warm_up_ends_with_stage_1():
     assert learning_rate_factor(1, 0, 4, 8) == 1
 
 
-def test_the_other_network_teaches_except_under_a_mean_teacher():
-    assert [teacher_of(s) for s in ("3d", "2d")] == ["2d", "3d"]
-    assert [teacher_of(s, "mean_teacher") for s in ("3d", "2d")] == ["3d", "3d"]
+def test_the_other_network_teaches_unless_roles_say_otherwise():
+    assert [teachers_of(s) for s in ("3d", "2d")] == [("2d",), ("3d",)]
+    assert [teachers_of(s, "fixed_teacher") for s in ("3d", "2d")] == [("2d",), ("3d",)]
+    assert [teachers_of(s, "mean_teacher") for s in ("3d", "2d")] == [("3d",), ("3d",)]
+    assert [teachers_of(s, "joint_teacher") for s in ("3d", "2d")] == [("3d", "2d"), ("3d", "2d")]
 
 
 def test_warm_up_cosine_restart_cosine():

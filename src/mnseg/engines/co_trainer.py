@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from mnseg.distributed import gather, share_buffers, unwrap
 from mnseg.engines.mixing import BoxMix
 from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, fetch, raise_errors_again
-from mnseg.engines.stages import ROLES, Role, stage_of, student_of, teacher_of
+from mnseg.engines.stages import ROLES, Role, stage_of, student_of, teachers_of
 from mnseg.errors import UserError
 from mnseg.losses import CoTrainingLoss, LossParts
 from mnseg.losses.reduction import joint_count
@@ -61,7 +61,8 @@ class CoTrainer(SupervisedTrainer):
         loss: Eq. 5.
         roles: "alternate" (the method), or "fixed_teacher": ``f`` stays as stage 1 left it and only ``g`` learns in
             stage 2 (the paper's ablation without iterative co-training), or "mean_teacher": ``teacher_3d``, which must
-            be a moving average of ``g``, teaches both.
+            be a moving average of ``g``, teaches both, or "joint_teacher": the mean of both networks' pseudo-labels
+            teaches both.
         teacher_3d: network that teaches in place of ``network``, say its moving average.
         micro_batch_size: at most so many patches pass a network at once; gradients are accumulated over the rest.
             None: the whole batch at once. Cross-entropy and divergence do not change by it, the Dice terms are then
@@ -91,7 +92,7 @@ class CoTrainer(SupervisedTrainer):
         optimizer: Optimizer,
         optimizer_2d: Optimizer,
         loss: CoTrainingLoss | None = None,
-        roles: Literal["alternate", "fixed_teacher", "mean_teacher"] = "alternate",
+        roles: Literal["alternate", "fixed_teacher", "mean_teacher", "joint_teacher"] = "alternate",
         teacher_3d: nn.Module | None = None,
         micro_batch_size: int | None = None,
         slice_stride: int = 1,
@@ -168,7 +169,7 @@ class CoTrainer(SupervisedTrainer):
             losses = self._update("3d", image, label, None, ignored) | self._update("2d", image, label, None, ignored)
         else:
             num_unlabeled = image.shape[0] - label.shape[0]
-            pseudo = self._teach(teacher_of(student, self.roles), image[label.shape[0] :]) if num_unlabeled else None
+            pseudo = self._pseudo_labels(teachers_of(student, self.roles), image[label.shape[0] :])
             if pseudo is not None and self.mix is not None:
                 image, pseudo = self.mix(image, label, pseudo, ignored)
             losses = self._update(student, image, label, pseudo, ignored)
@@ -178,6 +179,12 @@ class CoTrainer(SupervisedTrainer):
     def _chunks(self, total: int) -> list[slice]:
         size = self.micro_batch_size or total
         return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+    def _pseudo_labels(self, teachers: Sequence[Role], image: Tensor) -> Tensor | None:
+        """Mean of the teachers' pseudo-labels ``(b_u, K, H, W, D)``; None where there is nothing to teach."""
+        if not len(image):
+            return None
+        return torch.stack([self._teach(name, image) for name in teachers]).mean(dim=0)
 
     @torch.no_grad()
     def _teach(self, name: str, image: Tensor) -> Tensor:

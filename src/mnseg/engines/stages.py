@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import cos, pi
 from typing import Literal
 
-__all__ = ["ROLES", "Role", "learning_rate_factor", "stage_of", "student_of", "teacher_of"]
+__all__ = ["ROLES", "Role", "learning_rate_factor", "stage_of", "student_of", "teachers_of"]
 
 Role = Literal["both", "3d", "2d"]
-ROLES = ("alternate", "fixed_teacher", "mean_teacher")
+ROLES = ("alternate", "fixed_teacher", "mean_teacher", "joint_teacher")
 
 
 def stage_of(epoch: int, stage_1_epochs: int) -> tuple[int, int]:
@@ -26,13 +26,18 @@ def student_of(stage: int, stage_epoch: int, roles: str = "alternate") -> Role:
     return "3d" if roles == "fixed_teacher" or stage_epoch % 2 == 1 else "2d"
 
 
-def teacher_of(student: Role, roles: str = "alternate") -> Role:
-    """Who teaches in stage 2: the other network; with ``roles`` "mean_teacher" always the 3D network.
+def teachers_of(student: Role, roles: str = "alternate") -> tuple[Role, ...]:
+    """Who teaches in stage 2: the other network, unless ``roles`` says otherwise.
 
-    There its moving average teaches (Tarvainen & Valpola, NeurIPS 2017). The 3D network learns in the epochs in which
-    it learns under M&N, too: equal updates on equal patches. The 2D network only listens.
+    "mean_teacher": always the 3D network. There its moving average teaches (Tarvainen & Valpola, NeurIPS 2017). The 3D
+    network learns in the epochs in which it learns under M&N, too: equal updates on equal patches. The 2D network only
+    listens.
+
+    "joint_teacher": both networks together, whoever learns.
     """
-    return "2d" if student == "3d" and roles != "mean_teacher" else "3d"
+    if roles == "joint_teacher":
+        return ("3d", "2d")
+    return ("2d",) if student == "3d" and roles != "mean_teacher" else ("3d",)
 
 
 def learning_rate_factor(
