@@ -256,7 +256,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=1, help="of the rows that are named, else of "
                         + ", ".join(NEEDED) + " (default: 1)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="default: all that the scale has")
-    parser.add_argument("--ingredients", action="store_true", help="rows: M&N, and each ingredient of a recipe on top of it")
+    parser.add_argument("--ingredients", action="store_true", help="rows: M&N, and each ingredient on top of it")
     parser.add_argument("--labels", type=int, help="labeled scans (default: the scale's)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds la/")
     parser.add_argument("--weights", metavar="DIR", help="2D network: local directory or hub id")
