@@ -29,9 +29,9 @@ from bench_common import ROOT, errors_in_words, quiet
 from bring_home import bring_home
 from matplotlib.figure import Figure
 from measure import NETWORKS, evaluate
-from protocols import PROTOCOLS, make_datalist
+from protocols import PROTOCOLS, make_datalist, require_labels
 from rows import cost, train_row
-from tables import markdown, over_seeds, seed_difference, spread
+from tables import markdown, no_distance, over_seeds, seed_difference, spread
 
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.errors import UserError
@@ -105,7 +105,8 @@ SCALES = {
     "lite": Scale("la", 8, "configs/recipes/cpu.json",
                   "finetuning=whole learning_rate_2d=0.0005 slice_scale=1.5 slice_context=3 stage_1_epochs=12 "
                   "stage_2_epochs=40 val_cases=4 val_interval=13 hidden_cases=2",
-                  {**NO_HUB, "whole": "is M&N itself here"}, NEEDED),
+                  {**NO_HUB, "whole": "is M&N itself here", "neighboring_slices": "is M&N itself here",
+                   "swin_unetr": "takes patches of multiples of 32 alone, not 80x64x32"}, NEEDED),
     "full": Scale("la", 8, "configs/recipes/paper.json", "amp_dtype=bfloat16 num_workers=8 checkpoint_interval=50",
                   {}, NEEDED),
 }  # fmt: skip
@@ -171,15 +172,18 @@ def as_csv(results: Results) -> str:
 
 def as_markdown(results: Results, args: argparse.Namespace, left_out: Mapping[str, str]) -> str:
     """Values, differences to M&N, costs, and what was not measured."""
-    head = ["row", "network", "seeds", *(title for title, _ in METRICS.values()), "Dice - M&N's", "updates", "CPU"]
+    head = ["row", "network", "seeds", *(title for title, _ in METRICS.values()), "no distance", "Dice - M&N's",
+            "updates", "wall", "CPU"]  # fmt: skip
     body = []
     for (row, network), by_seed in results.items():
         values = [spread(list(over_seeds(by_seed, metric).values()), scale) for metric, (_, scale) in METRICS.items()]
         price = cost(run_dir(args, row, next(iter(by_seed))))
-        body.append([ALL_ROWS[row][0], network, str(len(by_seed)), *values, _against_mn(results, row, network),
-                     price[network], price["cpu"]])  # fmt: skip
+        missed = sum(no_distance(found) for found in by_seed.values())
+        body.append([ALL_ROWS[row][0], network, str(len(by_seed)), *values, str(missed),
+                     _against_mn(results, row, network), price[network], price["wall"], price["cpu"]])  # fmt: skip
     missing = [f"{ALL_ROWS[row][0]}: {why}" for row, why in left_out.items()]
-    text = "Mean ± sd over cases of the mean over seeds; differences paired by case with a 95 % bootstrap interval.\n\n"
+    text = ("Mean ± sd over cases of the mean over seeds; no distance: empty predictions, which HD95 and ASD leave "
+            "out; differences paired by case with a 95 % bootstrap interval.\n\n")  # fmt: skip
     return text + markdown(head, body) + ("\n\nNot measured: " + "; ".join(missing) + ".\n" if missing else "\n")
 
 
@@ -209,12 +213,15 @@ def plot(results: Results, path: Path) -> None:
 def prepare(args: argparse.Namespace) -> None:
     """Fill in what ``rows`` and ``measure`` ask of the arguments; make the scale's data where it can be made."""
     scale = SCALES[args.scale]
-    args.out = (args.out or ROOT / "runs" / f"ablations_{args.scale}").absolute()
+    own = f"ablations_{args.scale}" + (f"_{args.labels}_labels" if args.labels else "")
+    args.out = (args.out or ROOT / "runs" / own).absolute()
+    labels = args.labels or scale.labels
     args.dataset, args.recipe = scale.dataset, args.recipe or scale.recipe
     args.extra = " ".join(filter(None, (scale.extra, args.extra)))
     if scale.dataset == "phantom":
         args.folder = args.out / "data"
-        args.datalist = write_phantom_dataset(args.folder, scale.labels)
+        require_labels(args.folder / "datalist.json", labels)
+        args.datalist = write_phantom_dataset(args.folder, labels)
         args.weights = args.weights or "segformer-tiny-random"
     else:
         if args.data is None or not (args.data / scale.dataset / "images").is_dir():
@@ -223,14 +230,14 @@ def prepare(args: argparse.Namespace) -> None:
             raise UserError("--weights is missing: name the 2D network's directory.")
         args.folder = (args.data / scale.dataset).absolute()
         args.weights = str(Path(args.weights).absolute()) if Path(args.weights).is_dir() else args.weights
-        args.datalist = make_datalist(PROTOCOLS[scale.dataset], args.folder, args.labels or scale.labels,
-                                      args.out / "datalist.json")  # fmt: skip
+        args.datalist = make_datalist(PROTOCOLS[scale.dataset], args.folder, labels, args.out / "datalist.json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, write. Returns the exit code: 0 when nothing is left to train."""
     scale = SCALES[args.scale]
-    rows = rows_of(scale, ["mn", *INGREDIENTS] if args.ingredients else args.rows)
+    ingredients = ["mn", *(row for row in INGREDIENTS if row not in scale.left_out)]
+    rows = rows_of(scale, ingredients if args.ingredients else args.rows)
     prepare(args)
     torch.set_num_threads(args.threads)
     jobs = jobs_of(rows, range(args.seeds), args.rows or scale.seeded)
@@ -243,10 +250,10 @@ def run(args: argparse.Namespace) -> int:
         atomic_write(args.out / f"{stem}.md", lambda path: path.write_text(text))
         plot(results, args.out / f"{stem}.png")
         print(text)
+    print(f"{len(jobs) - len(left)} of {len(jobs)} have finished" + (f"; left: {', '.join(left)}" if left else ""))
     for row, seed in jobs if args.bring_home else ():
         if (weights := run_dir(args, row, seed) / "models" / "model.pt").exists():
             bring_home(weights, args.bring_home / f"{args.scale}_{row}_seed{seed}_g.pt")
-    print(f"{len(jobs) - len(left)} of {len(jobs)} have finished" + (f"; left: {', '.join(left)}" if left else ""))
     return int(any(codes) or bool(left))
 
 
@@ -260,11 +267,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--labels", type=int, help="labeled scans (default: the scale's)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds la/")
     parser.add_argument("--weights", metavar="DIR", help="2D network: local directory or hub id")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/ablations_SCALE in the repository")
+    parser.add_argument("--out", type=Path, metavar="DIR",
+                        help="default: runs/ablations_SCALE[_LABELS_labels] in the repository")  # fmt: skip
     parser.add_argument("--recipe", metavar="FILE", help="default: the scale's")
     parser.add_argument("--extra", default="", metavar="'KEY=VALUE …'", help="settings of every row")
     parser.add_argument("--minutes", type=float, help="stop trainings after so long; the next call goes on")
-    parser.add_argument("--bring-home", type=Path, metavar="DIR", help="put each finished g there in bfloat16")
+    parser.add_argument("--bring-home", type=Path, metavar="DIR", help="put each finished g there in bfloat16; "
+                        "bring_home.py joins what is in parts")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default: 1)")
     parser.add_argument("--split", choices=["validation"], help="measure on these scans (default: the test scans)")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,12 +58,21 @@ def floor_of(counted: Counted, rates: Rates) -> dict[str, float]:
 
 
 def measured_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Best of several products of square matrices, and of several copies far larger than a cache."""
+    """Best of several products of square matrices, and of several copies far larger than a cache.
+
+    On a GPU float32 products may be as imprecise as torch lets convolutions be (TF32): else convolutions would be
+    faster than the floor.
+    """
     side, size = (8192, 2**30) if device.type == "cuda" else (2048, 2**28)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     source = torch.zeros(size // 4, device=device)
     target = torch.empty_like(source)
-    product, copy = (_best(work, device) for work in (lambda: a @ b, lambda: target.copy_(source)))
+    matmul = torch.backends.cuda.matmul
+    allowed, matmul.allow_tf32 = matmul.allow_tf32, torch.backends.cudnn.allow_tf32  # convolutions may use it
+    try:
+        product, copy = (_best(work, device) for work in (lambda: a @ b, lambda: target.copy_(source)))
+    finally:
+        matmul.allow_tf32 = allowed
     return Rates(str(dtype).removeprefix("torch."), 2 * side**3 / product, 2 * size / copy)
 
 
@@ -175,9 +185,11 @@ KINDS = {
 
 def _shares(profiler: profile) -> dict[str, float]:
     """Share of the operators' own time by kind."""
-    on_device = any(event.self_device_time_total for event in profiler.key_averages())
+    # On a GPU an operator has its kernels' time, and each kernel is an event too.
+    events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+    on_device = any(event.self_device_time_total for event in events)
     times = dict.fromkeys([*KINDS, "other"], 0.0)
-    for event in profiler.key_averages():
+    for event in events:
         name = event.key.lower()
         kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other")
         times[kind] += event.self_device_time_total if on_device else event.self_cpu_time_total

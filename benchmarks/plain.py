@@ -5,7 +5,8 @@
         --datalist la.json --dataset-dir DATA --model-2d WEIGHTS
 
 The plain build is what one writes first when one reads the paper: scans are read from disk each time they are drawn,
-the random zoom resamples the whole volume, everything is float32, the teacher sees what the student sees, the loader
+the random zoom resamples the whole volume, everything is float32 (by torch's defaults: on
+a GPU its convolutions take TF32), the teacher sees what the student sees, the loader
 has no workers. Networks, losses, optimizers, patch and batch size are those of our config; so is what a setting of ours
 changes in the step (slice_stride, amp_dtype): give it with --set to compare the paper's own step. Options: see step.py.
 """
@@ -145,6 +146,7 @@ def measure_plain(parser: ConfigParser, kinds: Sequence[Kind], args: argparse.Na
     batch_size = parser.get_parsed_content("batch_size")
     for kind in kinds:
         clock = StepClock(trainer.device)
+        clock.reset()
         for _ in range(args.warmup + args.steps):
             marks = [clock.now()]
             batch = trainer.batch(batch_size, kind.num_unlabeled)
@@ -152,6 +154,7 @@ def measure_plain(parser: ConfigParser, kinds: Sequence[Kind], args: argparse.Na
             trainer.step(*batch, kind.student)
             clock.waiting.append(marks[1] - marks[0])
             clock.computing.append(clock.now() - marks[1])
+            clock.note_peak()
         rows.append(clock.row(kind.name, args.warmup))
     return rows
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnseg.data.build_datalist import build_datalist
-from mnseg.data.datalist import write_datalist
+from mnseg.data.datalist import load_datalist, write_datalist
+from mnseg.errors import UserError
 
-__all__ = ["PROTOCOLS", "Protocol", "make_datalist"]
+__all__ = ["PROTOCOLS", "Protocol", "make_datalist", "require_labels"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,26 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
+def require_labels(path: Path, labels: int) -> bool:
+    """Whether a datalist is there.
+
+    Raises:
+        UserError: it has another number of labeled scans.
+    """
+    if not path.exists():
+        return False
+    if (found := len(load_datalist(path)["labeled"])) != labels:
+        raise UserError(f"{path} has {found} labeled scans, not {labels}: give another --out.")
+    return True
+
+
 def make_datalist(protocol: Protocol, folder: Path, labels: int, path: Path) -> Path:
-    """Write the datalist as ``mnseg datalist --keep-hidden --seed 0`` would, unless it is there."""
-    if path.exists():
+    """Write the datalist as ``mnseg datalist --keep-hidden --seed 0`` would, unless it is there.
+
+    Raises:
+        UserError: the one that is there has another number of labeled scans.
+    """
+    if require_labels(path, labels):
         return path
     built = build_datalist(
         folder / "images",

@@ -105,7 +105,8 @@ def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespa
     with (run_dir / "train.log").open("a") as log:
         attempt = _run_timed(command, args.threads, log, until)
     record["attempts"].append(attempt)
-    record |= {"threads": args.threads, "jobs": args.jobs, "hardware": hardware(torch.device("cpu"))["hardware"]}
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")  # as train.json chooses
+    record |= {"threads": args.threads, "jobs": args.jobs, "hardware": hardware(device)["hardware"]}
     record |= {key: _sum(a[key] for a in record["attempts"]) for key in ("wall_s", "cpu_s")}
     atomic_write(record_path, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
     if until is not None and time.monotonic() >= until and not (run_dir / "models" / "model.pt").exists():

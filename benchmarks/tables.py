@@ -15,6 +15,7 @@ __all__ = [
     "difference_table",
     "main_table",
     "markdown",
+    "no_distance",
     "over_seeds",
     "per_case",
     "seed_difference",
@@ -69,6 +70,13 @@ def spread(values: Sequence[float], scale: float = 1) -> str:
     return f"{known.mean():.2f} ± {known.std(ddof=1):.2f}" if len(known) > 1 else f"{known.mean():.2f}"
 
 
+def no_distance(rows: Sequence[dict[str, str]], class_name: str | None = None) -> int:
+    """Predictions of a class, or of all, that are empty or miss a truth: they have no surface distance."""
+    return sum(
+        class_name in (None, row["class_name"]) and not math.isfinite(float(row["hd95_voxel"])) for row in rows
+    )  # fmt: skip
+
+
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
@@ -77,12 +85,14 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def main_table(results: dict[tuple[str, str], list[dict[str, str]]], costs: dict[str, dict[str, str]]) -> str:
     """Metrics of every row and network, mean over classes, with updates and times."""
-    head = ["row", "network", *(title for title, _ in METRICS.values()), "updates", "patches seen", "wall", "CPU"]
+    head = ["row", "network", *(title for title, _ in METRICS.values())]
+    head += ["no distance", "updates", "patches seen", "wall", "CPU"]
     body = []
     for (row, network), rows in results.items():
         values = [spread(list(per_case(rows, metric).values()), scale) for metric, (_, scale) in METRICS.items()]
         price = costs[row]
-        body.append([row, network, *values, price[network], price["seen"], price["wall"], price["cpu"]])
+        spent = [price[network], price["seen"], price["wall"], price["cpu"]]
+        body.append([row, network, *values, str(no_distance(rows)), *spent])
     return markdown(head, body)
 
 
@@ -92,8 +102,7 @@ def class_table(results: dict[tuple[str, str], list[dict[str, str]]]) -> str:
     for (row, network), rows in results.items():
         for name in dict.fromkeys(r["class_name"] for r in rows):
             values = [spread(list(per_case(rows, m, name).values()), scale) for m, (_, scale) in METRICS.items()]
-            missed = sum(r["class_name"] == name and not math.isfinite(float(r["hd95_voxel"])) for r in rows)
-            body.append([row, network, name, *values, str(missed)])
+            body.append([row, network, name, *values, str(no_distance(rows, name))])
     return markdown(["row", "network", "class", *(t for t, _ in METRICS.values()), "no distance"], body)
 
 

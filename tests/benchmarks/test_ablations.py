@@ -12,8 +12,11 @@ import pytest
 import rows
 import torch
 from ablations import ROWS, SCALES, jobs_of, main, rows_of
-from bring_home import bring_home
+from bring_home import LIMIT, bring_home
+from bring_home import main as join_parts
+from monai.networks.nets import BasicUNet
 
+from mnseg.data.datalist import load_datalist
 from mnseg.errors import UserError
 
 TINY = (
@@ -26,7 +29,8 @@ TINY = (
 def test_every_row_of_a_scale_has_an_overlay_and_what_is_left_out_a_reason(name):
     scale = SCALES[name]
     found = rows_of(scale, None)
-    assert {*found, *scale.left_out} == set(ROWS) and set(scale.seeded) <= {*found, *scale.left_out}
+    assert {*found, *scale.left_out} - set(ablations.INGREDIENTS) == set(ROWS)
+    assert set(scale.seeded) <= {*found, *scale.left_out}
     for row in found:
         rows.ablation_of(row)
     assert all(scale.left_out.values())
@@ -90,12 +94,47 @@ def test_a_stopped_comparison_goes_on(tmp_path, capsys):
         torch.testing.assert_close(home[name].float(), value.float(), rtol=2**-8, atol=0)
 
 
-def test_what_is_too_large_to_bring_home_is_not_written(tmp_path):
-    torch.save({"weight": torch.ones(100), "steps": torch.tensor(3)}, tmp_path / "model.pt")
-    with pytest.raises(UserError, match="more than 0 MiB"):
-        bring_home(tmp_path / "model.pt", tmp_path / "home.pt", limit=207)
-    assert not (tmp_path / "home.pt").exists()
-    assert torch.load(bring_home(tmp_path / "model.pt", tmp_path / "home.pt", limit=208))["steps"] == 3
+@pytest.mark.parametrize("name", sorted(SCALES))
+def test_the_ingredients_of_a_scale_are_those_that_it_can_train(name, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ablations, "prepare", lambda args: None)
+    monkeypatch.setattr(ablations, "jobs_of", lambda rows, *_: asked.extend(rows) or [])
+    assert main(["--scale", name, "--ingredients", "--table-only"]) == 0
+    assert asked == ["mn", *(row for row in ablations.INGREDIENTS if row not in SCALES[name].left_out)]
+
+
+def test_other_labels_need_another_folder(tmp_path, capsys):
+    argv = ["--scale", "tiny", "--table-only", "--out", str(tmp_path)]
+    assert main(argv) == 1, "nothing has finished"
+    with pytest.raises(SystemExit):
+        main([*argv, "--labels", "2"])
+    assert "has 4 labeled scans, not 2: give another --out" in capsys.readouterr().err
+    args = ablations.build_parser().parse_args(["--scale", "tiny", "--labels", "2", "--out", str(tmp_path / "other")])
+    ablations.prepare(args)
+    assert len(load_datalist(args.datalist)["labeled"]) == 2
+
+
+def test_the_network_of_the_papers_width_comes_home_in_parts(tmp_path, capsys):
+    network = BasicUNet(3, 1, 2, features=(32, 64, 128, 256, 512, 32))
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    parts = bring_home(tmp_path / "model.pt", tmp_path / "g.pt")
+    assert [part.name for part in parts] == [f"g_{i}of{len(parts)}.pt" for i in range(1, len(parts) + 1)]
+    assert len(parts) > 1 and all(part.stat().st_size <= LIMIT for part in parts)
+    assert join_parts([*map(str, parts), str(tmp_path / "joined.pt")]) == 0
+    joined = torch.load(tmp_path / "joined.pt", weights_only=True)
+    assert list(joined) == list(network.state_dict())
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(joined[name].float(), value, rtol=2**-8, atol=0)
+    with pytest.raises(SystemExit):
+        join_parts([str(parts[0]), str(parts[0]), str(tmp_path / "twice.pt")])
+    assert "name each part once" in capsys.readouterr().err and not (tmp_path / "twice.pt").exists()
+
+
+def test_a_tensor_that_no_file_can_hold_is_named(tmp_path):
+    torch.save({"steps": torch.tensor(3), "weight": torch.ones(2**20)}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match="weight alone has 2.0 MiB in bfloat16; a file may have 1.0 MiB"):
+        bring_home(tmp_path / "model.pt", tmp_path / "home.pt", limit=2**20)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_a_command_is_stopped_at_its_time(tmp_path):

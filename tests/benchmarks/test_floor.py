@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
+import floor
 import pytest
 import step
 import torch
-from floor import Counted, Rates, StepCounts, floor_of, measured_rates
+from floor import Counted, Rates, StepCounts, _shares, floor_of, measured_rates
 from ignite.engine import Engine
 from torch import nn
+from torch.autograd import DeviceType
 
 
 def test_floor_is_the_slower_of_both():
@@ -69,3 +72,23 @@ def test_every_kind_of_step_has_a_floor(tmp_path, capsys):
     assert rows["3D student, b_u 2"]["operations"] > rows["labeled step, 3D alone"]["operations"]
     assert found["rates"]["dtype"] == "float32"
     assert "measured/floor" in capsys.readouterr().out
+
+
+def test_on_a_gpu_a_kernel_counts_once():
+    """Its operator has its time, and it is an event of its own."""
+    def event(key, device, on_device):
+        return Namespace(key=key, device_type=device, self_device_time_total=on_device, self_cpu_time_total=50.0)
+
+    events = [event("aten::cudnn_convolution", DeviceType.CPU, 30.0), event("aten::copy_", DeviceType.CPU, 10.0),
+              event("sm90_xmma_fprop_gemm", DeviceType.CUDA, 30.0), event("Memcpy", DeviceType.CUDA, 10.0)]  # fmt: skip
+    shares = _shares(Namespace(key_averages=lambda: events))
+    assert shares["convolutions and products"] == 0.75 and shares["copies"] == 0.25
+
+
+def test_products_may_be_as_imprecise_as_convolutions(monkeypatch):
+    """cuDNN's TF32 is on by default, that of products is off; afterwards it is as it was."""
+    seen = []
+    monkeypatch.setattr(floor, "_best", lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32) or 1.0)
+    before = torch.backends.cuda.matmul.allow_tf32
+    measured_rates(torch.device("cpu"), torch.float32)
+    assert seen == [torch.backends.cudnn.allow_tf32] * 2 and torch.backends.cuda.matmul.allow_tf32 == before

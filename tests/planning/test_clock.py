@@ -50,3 +50,14 @@ def test_warmup_never_leaves_nothing():
     clock = TurnedClock()
     clock.waiting, clock.computing = [1.0], [1.0]
     assert clock.row("x", warmup=3)["steps"] == 1
+
+
+def test_each_epoch_is_measured_anew_and_what_comes_behind_its_last_step_does_not_count(monkeypatch):
+    used = iter([10.0, 30.0, 20.0, 25.0])
+    monkeypatch.setattr("mnseg.planning.clock.peak_memory_mib", lambda device: next(used))
+    clock, rows = TurnedClock(), []
+    engine = Engine(lambda e, batch: setattr(clock, "time", clock.time + 1.0))
+    clock.attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda _: rows.append(clock.row("x", warmup=0)))
+    engine.run([0, 0], max_epochs=2)
+    assert [(row["steps"], row["peak_memory_mib"]) for row in rows] == [(2, 30.0), (2, 25.0)]

@@ -30,6 +30,7 @@ class StepClock:
         self.computing: list[float] = []
         self.parts: dict[str, list[float]] = defaultdict(list)
         self._marks: dict[str, float] = {}
+        self._peak = 0.0
 
     def now(self) -> float:
         if self.device.type == "cuda":
@@ -37,7 +38,8 @@ class StepClock:
         return time.perf_counter()
 
     def attach(self, engine: Engine) -> None:
-        """Attach it last, so that the other handlers' time counts too."""
+        """Attach it last, so that the other handlers' time counts too. Each epoch is measured anew."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.reset())
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._mark, "batch")
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._measure, "batch", self.waiting)
         engine.add_event_handler(Events.ITERATION_STARTED, self._mark, "iteration")
@@ -48,6 +50,11 @@ class StepClock:
 
     def _measure(self, engine: Engine, name: str, times: list[float]) -> None:
         times.append(self.now() - self._marks[name])
+        self.note_peak()
+
+    def note_peak(self) -> None:
+        """Keep the most memory so far: what comes behind the last step, such as a validation, is not the steps'."""
+        self._peak = peak_memory_mib(self.device)
 
     def timed(self, function: Callable, name_of: Callable[..., str]) -> Callable:
         """``function`` whose seconds are noted under the name that ``name_of`` makes of its arguments."""
@@ -62,9 +69,11 @@ class StepClock:
         return wrapper
 
     def reset(self) -> None:
-        """Forget what was measured."""
+        """Forget what was measured, and on a GPU the most memory, so that it is that of the steps to come."""
         for times in (self.waiting, self.computing, self.parts):
             times.clear()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def row(self, name: str, warmup: int) -> dict[str, Any]:
         """Statistics without the first ``warmup`` steps (one step stays in any case)."""
@@ -81,7 +90,7 @@ class StepClock:
             # What the first step waits for longer than others: worker processes, mostly.
             "epoch_start_s": max(self.waiting[0] - median(waiting), 0.0),
             "parts_median_s": {part: median(times[warmup:]) for part, times in self.parts.items()},
-            "peak_memory_mib": peak_memory_mib(self.device),
+            "peak_memory_mib": self._peak,
         }
 
 

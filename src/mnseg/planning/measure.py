@@ -150,18 +150,18 @@ def _measure(
             handler._predict = refresh.timed(handler._predict, lambda *_: "scan")
     trainer.run()
     seconds = {(kind.student, kind.num_unlabeled): row["median_s"] for kind, row in zip(kinds, steps.rows, strict=True)}
-    volumes = [clock.row("", warmup=1)["median_s"] for clock in clocks.values() if clock.computing]
+    volumes = [clock.row("", warmup=1) for clock in clocks.values() if clock.computing]
     number = sum(len(datalist.get(split, [])) for split in ("labeled", "unlabeled", "validation"))
     measured = Measured(
         steps=seconds,
         epoch_start=median(row["epoch_start_s"] for row in steps.rows),
-        validation_scan=sum(volumes),
+        validation_scan=sum(row["median_s"] for row in volumes),
         refreshed_scan=median(refresh.parts["scan"]) if refresh.parts["scan"] else 0.0,
         checked_scan=checked / number,
         cached_scan=cached / len(pool),
         setup=setup,
     )
-    gpu = max(row["peak_memory_mib"] for row in steps.rows)
+    gpu = max(row["peak_memory_mib"] for row in [*steps.rows, *volumes])
     return measured, {"host_mib": peak_memory_mib(torch.device("cpu")), "gpu_mib": gpu, "scan_mib": _scan_mib(pool)}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from ignite.engine import Events
 
 from mnseg.engines import CoTrainer
@@ -52,9 +51,6 @@ class MeasuredSteps:
         kind = self.kinds[trainer.state.epoch - 1]
         trainer.state.student = kind.student
         trainer.state.num_unlabeled = trainer.data_loader.batch_sampler.num_unlabeled = kind.num_unlabeled
-        self.clock.reset()
-        if self.clock.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.clock.device)
 
     def _check(self, trainer: CoTrainer) -> None:
         batch, kind = trainer.state.batch, self.kinds[trainer.state.epoch - 1]
