@@ -44,13 +44,13 @@ class StepClock:
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._measure, "batch", self.waiting)
         engine.add_event_handler(Events.ITERATION_STARTED, self._mark, "iteration")
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure, "iteration", self.computing)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self.note_peak())
 
     def _mark(self, engine: Engine, name: str) -> None:
         self._marks[name] = self.now()
 
     def _measure(self, engine: Engine, name: str, times: list[float]) -> None:
         times.append(self.now() - self._marks[name])
-        self.note_peak()
 
     def note_peak(self) -> None:
         """Keep the most memory so far: what comes behind the last step, such as a validation, is not the steps'."""
