@@ -112,7 +112,8 @@ class StepCounts:
         self._step = 0
         self._open: list[Any] = []
         self._weights: set[int] = set()
-        self._saved: dict[int, int] = {}
+        self._saved = 0
+        self._alive: set[int] = set()
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer or an evaluator."""
@@ -126,10 +127,11 @@ class StepCounts:
     def _begin(self, engine: Engine) -> None:
         self._step += 1
         if self._step == 1:
-            self._saved.clear()
+            self._saved = 0
+            self._alive.clear()
             self._weights = {p.untyped_storage().data_ptr() for net in self.networks(engine) for p in net.parameters()}
             self._open = [FlopCounterMode(display=False, custom_mapping=FORMULAS),
-                          torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)]
+                          torch.autograd.graph.saved_tensors_hooks(self._keep, self._use)]
         elif self._step == 2:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
             self._open = [profile(activities=activities)]
@@ -142,7 +144,7 @@ class StepCounts:
         row = self.rows.setdefault(self.name_of(engine), Counted())
         if self._step == 1:
             row.operations = float(self._open[0].get_total_flops())
-            row.saved_bytes = float(sum(self._saved.values()))
+            row.saved_bytes = float(self._saved)
             row.weight_bytes = self._weight_bytes(engine)
         elif self._step == 2:
             row.shares = _shares(self._open[0])
@@ -150,8 +152,13 @@ class StepCounts:
 
     def _keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._weights:
-            self._saved[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in self._weights | self._alive:
+            self._alive.add(storage.data_ptr())
+            self._saved += storage.nbytes()
+        return tensor
+
+    def _use(self, tensor: Tensor) -> Tensor:
+        self._alive.clear()  # a backward pass frees its memory for the next forward pass
         return tensor
 
     def _weight_bytes(self, engine: Engine) -> float:
