@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from measure import NETWORKS, evaluate
 from protocols import PROTOCOLS, make_datalist, require_labels
 from rows import cost, train_row
-from tables import markdown, no_distance, over_seeds, seed_difference, spread
+from tables import markdown, no_distance, over_seeds, per_case, seed_difference, spread
 
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.errors import UserError
@@ -172,19 +172,26 @@ def as_csv(results: Results) -> str:
 
 def as_markdown(results: Results, args: argparse.Namespace, left_out: Mapping[str, str]) -> str:
     """Values, differences to M&N, costs, and what was not measured."""
-    head = ["row", "network", "seeds", *(title for title, _ in METRICS.values()), "no distance", "Dice - M&N's",
-            "updates", "wall", "CPU"]  # fmt: skip
+    titles = [title for title, _ in METRICS.values()]
+    head = ["row", "network", "Dice % by seed", *titles, "no distance", "Dice - M&N's", "updates", "wall", "CPU"]
     body = []
     for (row, network), by_seed in results.items():
         values = [spread(list(over_seeds(by_seed, metric).values()), scale) for metric, (_, scale) in METRICS.items()]
         price = cost(run_dir(args, row, next(iter(by_seed))))
         missed = sum(no_distance(found) for found in by_seed.values())
-        body.append([ALL_ROWS[row][0], network, str(len(by_seed)), *values, str(missed),
+        each = ", ".join(f"{value:.2f}" for value in dice_of_seeds(by_seed))
+        body.append([ALL_ROWS[row][0], network, each, *values, str(missed),
                      _against_mn(results, row, network), price[network], price["wall"], price["cpu"]])  # fmt: skip
     missing = [f"{ALL_ROWS[row][0]}: {why}" for row, why in left_out.items()]
     text = ("Mean ± sd over cases of the mean over seeds; no distance: empty predictions, which HD95 and ASD leave "
             "out; differences paired by case with a 95 % bootstrap interval.\n\n")  # fmt: skip
     return text + markdown(head, body) + ("\n\nNot measured: " + "; ".join(missing) + ".\n" if missing else "\n")
+
+
+def dice_of_seeds(by_seed: Mapping[int, Sequence[dict[str, str]]]) -> list[float]:
+    """Mean Dice over cases, in percent, seed by seed."""
+    values = [list(per_case(found, "dice").values()) for found in by_seed.values()]
+    return [100 * sum(value) / len(value) for value in values]
 
 
 def _against_mn(results: Results, row: str, network: str) -> str:
@@ -200,10 +207,9 @@ def plot(results: Results, path: Path) -> None:
     panel = figure.subplots()
     for height, row in enumerate(reversed(rows)):
         by_seed = results[row, "g"]
-        seeds = [sum(over_seeds({seed: found}, "dice").values()) / len(over_seeds({seed: found}, "dice"))
-                 for seed, found in by_seed.items()]  # fmt: skip
-        panel.scatter([100 * value for value in seeds], [height] * len(seeds), color="tab:blue", s=18)
-        panel.scatter([100 * sum(seeds) / len(seeds)], [height], marker="|", color="black", s=160)
+        seeds = dice_of_seeds(by_seed)
+        panel.scatter(seeds, [height] * len(seeds), color="tab:blue", s=18)
+        panel.scatter([sum(seeds) / len(seeds)], [height], marker="|", color="black", s=160)
     panel.set_yticks(range(len(rows)), [ALL_ROWS[row][0] for row in reversed(rows)])
     panel.set_xlabel("Dice of g, % (dots: seeds; line: their mean)")
     panel.grid(axis="x", alpha=0.3)

@@ -66,6 +66,7 @@ def test_differences_are_those_of_shared_seeds():
     }
     assert ablations._against_mn(results, "linear", "g").startswith("+15.00 [")
     assert ablations._against_mn(results, "mn", "g") == "-"
+    assert ablations.dice_of_seeds(results["mn", "g"]) == pytest.approx([55.0, 90.0])
     lines = list(csv.DictReader(ablations.as_csv(results).splitlines()))
     assert [(x["row"], x["seed"], x["case"], x["dice"]) for x in lines[2:5]] == [
         ("mn", "1", "a", "0.9"), ("mn", "1", "b", "0.9"), ("linear", "0", "a", "0.6")
@@ -81,7 +82,8 @@ def test_a_stopped_comparison_goes_on(tmp_path, capsys):
     found = list(csv.DictReader((tmp_path / "ablations.csv").open()))
     assert {(x["row"], x["network"]) for x in found} == {(r, n) for r in ("supervised", "mn") for n in ("g", "f")}
     assert len(found) == 4 * 8 * 3, "networks, test scans, structures"
-    assert "| M&N | g | 1 |" in (tmp_path / "ablations.md").read_text()
+    mean = sum(100 * float(x["dice"]) for x in found if (x["row"], x["network"]) == ("mn", "g")) / 24
+    assert f"| M&N | g | {mean:.2f} |" in (tmp_path / "ablations.md").read_text()
     assert (tmp_path / "ablations.png").stat().st_size > 5000
     assert main([*argv, "--split", "validation", "--table-only"]) == 0
     chosen_on = {x["case"] for x in csv.DictReader((tmp_path / "ablations_validation.csv").open())}

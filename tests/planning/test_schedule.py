@@ -42,7 +42,7 @@ def tiny(data: Path, run_dir: Path) -> dict:
 @pytest.mark.parametrize(
     "change",
     [{}, {"sampling": "linear"}, {"sampling": "uniform"}, {"sampling": "fixed"}, {"roles": "fixed_teacher"},
-     {"restart": False, "refresh_cases": None}],
+     {"roles": "joint_teacher"}, {"restart": False, "refresh_cases": None}],
     ids=str,
 )  # fmt: skip
 def test_they_are_those_of_the_history(data, tmp_path, monkeypatch, change):
