@@ -85,8 +85,8 @@ def test_tables_of_a_real_run(trained, capsys):
     g = [line.split(" | ") for line in text.splitlines() if line.startswith("| supervised | g")][0]
     f = [line.split(" | ") for line in text.splitlines() if line.startswith("| supervised | f")][0]
     assert (g[7], f[7]) == ("6", "6")  # 3 in stage 1, 3 each in stage 2
-    assert g[7] == "6"  # two epochs of three batches with one unlabeled patch
-    assert g[8].endswith("(epochs)")
+    assert g[8] == "6"  # two epochs of three batches with one unlabeled patch
+    assert g[9].endswith("(epochs)")
     assert "| mn | g | +0.00 [+nan" in text  # the same weights; one case has no interval
 
 
