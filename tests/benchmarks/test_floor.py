@@ -45,17 +45,17 @@ def test_a_convolution_and_its_backward_by_hand():
 
 
 def test_a_second_update_in_the_memory_of_the_first_counts_too():
-    network, engine_runs = nn.Conv3d(2, 3, 1, bias=False), 2
+    network, updates = nn.Conv3d(2, 3, 1, bias=False), 2
 
     def step(_, __):
-        for _ in range(engine_runs):
+        for _ in range(updates):
             network(torch.ones(1, 2, 4, 4, 4)).sum().backward()
 
     engine = Engine(step)
     counts = StepCounts(lambda _: "step", lambda _: [network], lambda _: [network])
     counts.attach(engine)
     engine.run(range(1), max_epochs=1)
-    assert counts.rows["step"].saved_bytes == engine_runs * 2 * 64 * 4
+    assert counts.rows["step"].saved_bytes == updates * 2 * 64 * 4
 
 
 @pytest.mark.parametrize(("conv", "forward"), [
