@@ -5,33 +5,36 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from monai.transforms import LoadImaged
 
 from kill_at import write_kill_module
-from mnseg.bundle import unknown_keys
-from mnseg.data.phantom import write_phantom_dataset
-from mnseg.errors import UserError, user_error_in
 from one_thread import one_thread
+from short_training import (
+    BATCH_SIZE,
+    CONFIGS,
+    EPOCH_LENGTH,
+    STAGE_1,
+    STAGE_2,
+    command,
+    history,
+    refusal,
+    settings,
+    train,
+    weights,
+    workflow,
+    write_data,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "bundles" / "mn_cotraining" / "configs"
-KINDS = ("ablations", "ingredients", "recipes")
-OVERLAYS = [path for kind in KINDS for path in sorted((ROOT / "configs" / kind).glob("*.json"))]
-LABELED, UNLABELED = 2, 3
-STAGE_1, STAGE_2, EPOCH_LENGTH, BATCH_SIZE = 2, 6, 2, 4
 # Killed in the first of the two iterations of epoch 6, that is in stage 2; the last checkpoint is that of epoch 4.
 KILL_AT, CHECKPOINT = 11, 4
 
@@ -41,90 +44,7 @@ _one_thread = pytest.fixture(scope="module", autouse=True)(one_thread)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return write_phantom_dataset(tmp_path_factory.mktemp("data"), LABELED, UNLABELED, 1, 1, size=20).parent
-
-
-def settings(data: Path, run_dir: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "dataset_dir": str(data),
-        "run_dir": str(run_dir),
-        "device": "cpu",
-        "class_names": ["background", "lobe", "bean", "tube"],
-        "patch_size": [16, 16, 8],
-        "batch_size": BATCH_SIZE,
-        "epoch_length": EPOCH_LENGTH,
-        "stage_1_epochs": STAGE_1,
-        "warmup_epochs": 1,
-        "stage_2_epochs": STAGE_2,
-        "checkpoint_interval": 2,
-        "val_interval": 4,
-        "refresh_interval": 3,
-        "refresh_cases": 2,
-        "hidden_cases": 1,
-        "model_2d": "segformer-tiny-random",
-        "pretrained": False,
-        "lora_rank": 4,
-        "slice_axis": 2,
-        "network_def": {
-            "_target_": "UNet",
-            "spatial_dims": 3,
-            "in_channels": "@in_channels",
-            "out_channels": "@num_classes",
-            "channels": [4, 8],
-            "strides": [2],
-        },
-        **more,
-    }
-
-
-def workflow(overrides: dict[str, Any], *overlays: Path | str, kind: str = "train") -> ConfigWorkflow:
-    names = [str(CONFIGS / "train.json"), *map(str, overlays)]
-    made = ConfigWorkflow(
-        config_file=names[0] if len(names) == 1 else names,
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        **overrides,
-    )
-    made.initialize()
-    return made
-
-
-def train(overrides: dict[str, Any], *overlays: Path | str) -> ConfigWorkflow:
-    made = workflow(overrides, *overlays)
-    made.run()
-    made.finalize()
-    return made
-
-
-def command(overrides: dict[str, Any], *overlays: Path | str, **env: str) -> subprocess.CompletedProcess:
-    names = [str(CONFIGS / "train.json"), *map(str, overlays)]
-    arguments = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
-    return subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(names), *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-    )
-
-
-def history(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "history.jsonl").read_text().splitlines()]
-
-
-def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the final checkpoint: networks, optimizers, moving average, pseudo-foreground."""
-    tensors: dict[str, torch.Tensor] = {}
-
-    def walk(name: str, value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            tensors[name] = value
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{name}/{key}", inner)
-
-    walk("", torch.load(run_dir / "models" / "checkpoint.pt", weights_only=True)["objects"])
-    return tensors
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -138,14 +58,6 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert all(torch.equal(x[key], y[key]) for key in x)
     lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in history(run)] for run in (one, other)]
     assert lines[0] == lines[1]
-
-
-def refusal(*args: Any) -> str:
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011
-        train(*args)
-    error = user_error_in(caught.value)
-    assert isinstance(error, UserError), repr(caught.value)
-    return str(error)
 
 
 @pytest.fixture(scope="module")
@@ -331,78 +243,6 @@ def test_bad_settings_are_named(data, tmp_path, change, words):
     assert not (tmp_path / "models").exists()
 
 
-def overlay_keys(path: Path) -> list[str]:
-    return [key.lstrip("+").replace("#", "::").split("::")[0] for key in json.loads(path.read_text())]
-
-
-@pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: p.stem)
-def test_overlays_hold_known_keys_alone(path):
-    known = ConfigParser.load_config_file(CONFIGS / "train.json")
-    assert unknown_keys(dict.fromkeys(overlay_keys(path)), known) == []
-
-
-@pytest.mark.parametrize("path", [p for p in OVERLAYS if p.stem not in ("paper", "default")], ids=lambda p: p.stem)
-def test_overlays_build_a_trainer(path, data, tmp_path):
-    """Merged with train.json, its own values kept, everything built, nothing trained."""
-    own = set(overlay_keys(path)) - {"model_2d"}  # weights of a hub: no part of the tests
-    # Recipes bring networks that halve four times: no training here, so the patch may be large.
-    ours = settings(data, tmp_path, cache_rate=0.0, patch_size=[32, 32, 32])
-    overrides = {k: v for k, v in ours.items() if k not in own}
-    made = workflow(overrides, path)
-    trainer = made.parser.get_parsed_content("train::trainer")
-    content = json.loads(path.read_text())
-    for key in ("sampling", "roles", "finetuning", "batch_size", "stage_2_epochs"):
-        if key in content:
-            assert made.parser.get_parsed_content(key) == content[key]
-    assert trainer.state.max_epochs == made.parser.get_parsed_content("max_epochs")
-    if path.stem == "supervised_only":
-        assert made.parser.get_parsed_content("batch_sampler").unlabeled == []
-
-
-def test_channels_last_is_a_layout_and_no_other_network(data, tmp_path):
-    made = workflow(settings(data, tmp_path, channels_last=True))
-    network = made.parser.get_parsed_content("train::trainer").networks["3d"]
-    assert not all(parameter.is_contiguous() for parameter in network.parameters())
-    stock = workflow(settings(data, tmp_path)).parser.get_parsed_content("network")
-    for name, value in stock.state_dict().items():
-        assert value.is_contiguous() and torch.equal(value, network.state_dict()[name])
-
-
-def test_supervised_only_never_sees_an_unlabeled_scan(data, tmp_path):
-    train(
-        settings(data, tmp_path, stage_1_epochs=1, stage_2_epochs=2),
-        ROOT / "configs" / "ablations" / "supervised_only.json",
-    )
-    lines = history(tmp_path)
-    assert [line["student"] for line in lines] == ["both", "3d", "2d"]
-    assert {line["unlabeled_seen"] for line in lines} == {0}
-
-
-def test_a_mean_teacher_learns_what_g_learns_under_co_training(data, tmp_path):
-    overlay = ROOT / "configs" / "ablations" / "mean_teacher.json"
-    short = {"stage_1_epochs": 1, "stage_2_epochs": 4, "sampling": "linear"}
-    trainer = train(settings(data, tmp_path / "mt", **short), overlay).parser.get_parsed_content("train::trainer")
-    train(settings(data, tmp_path / "mn", **short))
-    ours, theirs = history(tmp_path / "mn"), history(tmp_path / "mt")
-    for key in ("student", "num_unlabeled", "unlabeled_seen"):
-        assert [line[key] for line in ours] == [line[key] for line in theirs]
-    average = trainer.teachers["3d"].network
-    assert average is not trainer.networks["3d"] and not average.training
-    saved = torch.load(tmp_path / "mt" / "models" / "model.pt", weights_only=True)
-    assert all(torch.equal(value, average.state_dict()[name]) for name, value in saved.items())
-
-
-def test_two_3d_networks_start_apart_and_both_learn(data, tmp_path):
-    made = workflow(settings(data, tmp_path), ROOT / "configs" / "ablations" / "two_3d_networks.json")
-    networks = made.parser.get_parsed_content("train::trainer").networks
-    before = {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
-    assert type(networks["2d"]) is type(networks["3d"])
-    assert not all(torch.equal(a, b) for a, b in zip(before["2d"], before["3d"], strict=True))
-    made.run()
-    for name, network in networks.items():
-        assert not all(torch.equal(a, b) for a, b in zip(before[name], network.parameters(), strict=True))
-
-
 def test_labels_without_a_structure_train_and_validate(data, tmp_path):
     """The tube is drawn in one labeled scan of two and in no validation scan: two Dice values make the mean."""
     lists = json.loads((data / "datalist.json").read_text())
@@ -436,43 +276,6 @@ def test_labels_without_a_structure_train_and_validate(data, tmp_path):
     evaluator = made.parser.get_parsed_content("validate::evaluator")
     assert torch.isnan(evaluator.state.metric_details["mean_dice"]).tolist() == [[False, False, True]]
     assert all(0 <= line["val_dice_3d"] <= 1 for line in history(tmp_path / "run"))
-
-
-def transform_names(compose: Any) -> list[str]:
-    return [type(transform).__name__ for transform in compose.transforms]
-
-
-def flips(data: Path, run_dir: Path, **more: Any) -> Any:
-    return workflow(settings(data, run_dir, **more)).parser.get_parsed_content("augmentation")
-
-
-def test_flips_are_off_by_default_and_come_last(data, tmp_path):
-    """What is drawn before them is the same with and without."""
-    plain, flipping = flips(data, tmp_path / "a"), flips(data, tmp_path / "b", flip_axes=[0, 2])
-    usual = ["RandZoomd", "CenterSpatialCropd", "RandAdjustContrastd"]
-    assert transform_names(plain) == usual
-    assert transform_names(flipping) == [*usual, "RandFlipd", "RandFlipd"]
-    image = torch.rand(1, 18, 18, 10)
-    outcomes = set()
-    for seed in range(12):
-        results = []
-        for compose in (plain, flipping, flipping):
-            compose.set_random_state(seed)
-            results.append(compose({"image": image.clone(), "label": (image > 0.5).to(torch.uint8)}))
-        assert torch.equal(results[1]["image"], results[2]["image"]), "the same seed flips the same way"
-        candidates = {axes: results[0]["image"].flip([1 + axis for axis in axes])
-                      for axes in ((), (0,), (2,), (0, 2))}
-        axes = next(axes for axes, flipped in candidates.items() if torch.equal(flipped, results[1]["image"]))
-        assert torch.equal(results[0]["label"].flip([1 + axis for axis in axes]), results[1]["label"])
-        outcomes.add(axes)
-    assert outcomes == {(), (0,), (2,), (0, 2)}, "each axis by itself"
-
-
-def test_no_left_right_flips_of_lateralized_labels(data, tmp_path, caplog):
-    names = ["background", "left lobe", "right lobe", "tube"]
-    augmentation = flips(data, tmp_path / "run", flip_axes=[0], class_names=names)
-    assert "RandFlipd" not in transform_names(augmentation)
-    assert caplog.text.count("left lobe, right lobe") == 1
 
 
 def test_no_validation_case(data, tmp_path):
