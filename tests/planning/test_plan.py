@@ -90,3 +90,18 @@ def test_bad_input_is_one_sentence(data, capsys, arguments, words):
     assert main(["plan", *arguments]) == 1
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error and error.startswith("mnseg: ")
+
+
+def test_memory_is_counted_without_a_step(data, tmp_path, capsys):
+    small = ["--model_2d", "segformer-tiny-random", "--pretrained", "False", "--finetuning", "whole",
+             "--network_def#features", "[2,2,4,4,8,2]", "--patch_size", "[32,32,32]", "--batch_size=4",
+             "--stage_1_epochs", "2", "--stage_2_epochs", "8"]  # fmt: skip
+    code = main(["plan", "--memory", "--config_file", f"['{TRAIN}','{PHANTOM}']", "--dataset_dir", str(data),
+                 "--run_dir", str(tmp_path / "run"), "--json", str(tmp_path / "plan.json"), *small])  # fmt: skip
+    out, error = capsys.readouterr()
+    assert code == 0, error
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    found = json.loads((tmp_path / "plan.json").read_text())["memory_mib"]
+    assert list(found) == ["both networks, b_u 0", "3D student, b_u 0", "3D student, b_u 3", "2D student, b_u 0",
+                           "2D student, b_u 3", "validation, 3D", "validation, 2D"]  # fmt: skip
+    assert all(f"{name:28}" in out for name in found) and min(found.values()) > 1

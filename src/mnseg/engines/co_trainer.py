@@ -223,7 +223,7 @@ class CoTrainer(SupervisedTrainer):
         scaler.unscale_(optimizer)
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         norm = clip_gradient(parameters, self.max_grad_norm)
-        found = fetch(sums | {"norm": norm})
+        found = self._fetch(sums | {"norm": norm})
         self._require_finite(found, name)
         scaler.step(optimizer)
         scaler.update()
@@ -241,6 +241,10 @@ class CoTrainer(SupervisedTrainer):
         depth = image.shape[2 + axis]
         offset = int(torch.randint(min(self.slice_stride, depth), ())) if self.slice_stride > 1 else 0
         return {"axis": axis, "positions": torch.arange(offset, depth, self.slice_stride, device=image.device)}
+
+    def _fetch(self, scalars: Mapping[str, Tensor]) -> dict[str, float]:
+        """What a step looks at, all at once; the only place where the host waits for the device."""
+        return fetch(scalars)
 
     def _require_finite(self, found: Mapping[str, float], name: str) -> None:
         """Refuse a loss or a gradient that would spoil the weights, before the optimizer's step."""

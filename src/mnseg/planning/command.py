@@ -15,6 +15,7 @@ from mnseg.files import atomic_write
 
 if TYPE_CHECKING:
     from mnseg.planning.estimate import Part
+    from mnseg.planning.measure import Planned
 
 __all__ = ["add_plan_arguments", "run_plan"]
 
@@ -24,6 +25,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config_file", required=True, metavar="FILES",
                         help="as monai.bundle run takes it: a file, or \"['train.json','overlay.json']\"")  # fmt: skip
     parser.add_argument("--steps", type=int, default=4, help="measured steps of each kind (default: 4)")
+    parser.add_argument("--memory", action="store_true",
+                        help="count what networks and steps take in memory, without running one and without a GPU")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers here too")
 
 
@@ -31,23 +34,45 @@ def run_plan(args: argparse.Namespace) -> int:
     """Measure, add up, print. Returns the exit code."""
     from fire.parser import DefaultParseValue
 
-    from mnseg.planning.estimate import parts_of_training
     from mnseg.planning.measure import plan_training
 
     if args.steps < 1:
         raise UserError(f"--steps is {args.steps}; it must be at least 1.")
     files = DefaultParseValue(args.config_file)
+    files = list(files) if isinstance(files, (list, tuple)) else files
     overrides = _overrides(args.more, DefaultParseValue)
     overrides.pop("meta_file", None), overrides.pop("logging_file", None)
     logging.disable(logging.INFO)
-    with tempfile.TemporaryDirectory(prefix="mnseg_plan_") as folder:
-        try:
-            planned = plan_training(list(files) if isinstance(files, (list, tuple)) else files, overrides,
-                                    Path(folder), args.steps)  # fmt: skip
-        except Exception as error:  # MONAI wraps what a component raised
-            raise user_error_in(error) or error from None
-        finally:
-            logging.disable(logging.NOTSET)
+    try:
+        if args.memory:
+            content, text = _counted(files, overrides)
+        else:
+            with tempfile.TemporaryDirectory(prefix="mnseg_plan_") as folder:
+                content, text = _measured(plan_training(files, overrides, Path(folder), args.steps))
+    except Exception as error:  # MONAI wraps what a component raised
+        raise user_error_in(error) or error from None
+    finally:
+        logging.disable(logging.NOTSET)
+    print(text)
+    if args.json:
+        atomic_write(args.json, lambda path: path.write_text(json.dumps(content, indent=2) + "\n"))
+    return 0
+
+
+def _counted(files: Sequence[str] | str, overrides: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """What ``--memory`` finds: numbers and text."""
+    from mnseg.planning.step_memory import count_training_memory
+
+    found = count_training_memory(files, overrides)
+    lines = [f"{name:28} {mib / 1024:8.2f} GiB" for name, mib in found.items()]
+    lines.append("weights, optimizers, batch, activations and gradients; what a GPU's libraries need is not in it")
+    return {"memory_mib": found}, "\n".join(lines)
+
+
+def _measured(planned: Planned) -> tuple[dict[str, Any], str]:
+    """What the short training found: numbers and text."""
+    from mnseg.planning.estimate import parts_of_training
+
     scans = sum(planned.scans[split] for split in ("labeled", "unlabeled", "validation"))
     measured_scans = planned.scans["validation"] + planned.scans["hidden"]
     parts = parts_of_training(planned.epochs, planned.measured, planned.settings["epoch_length"], scans, measured_scans)
@@ -60,10 +85,7 @@ def run_plan(args: argparse.Namespace) -> int:
         "gpu_memory_mib": planned.gpu_memory_mib,
         "parts": [part.as_dict() for part in parts],
     }
-    print(_table(parts, content))
-    if args.json:
-        atomic_write(args.json, lambda path: path.write_text(json.dumps(content, indent=2) + "\n"))
-    return 0
+    return content, _table(parts, content)
 
 
 def _overrides(words: Sequence[str], parse: Any) -> dict[str, Any]:

@@ -10,24 +10,19 @@ from statistics import median
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from torch.utils.data import Dataset
 
-from mnseg.data.datalist import load_datalist, write_datalist
-from mnseg.errors import UserError
+from mnseg.data.datalist import write_datalist
 from mnseg.handlers import PseudoForegroundHandler
 from mnseg.planning.clock import StepClock, peak_memory_mib
-from mnseg.planning.estimate import Measured, kinds_of
-from mnseg.planning.schedule import EpochWork, epochs_of
+from mnseg.planning.estimate import Measured
+from mnseg.planning.schedule import EpochWork
 from mnseg.planning.steps import Kind, MeasuredSteps
+from mnseg.planning.training import open_training, read_training
 
 __all__ = ["Planned", "plan_training"]
 
-SCHEDULE_KEYS = (
-    "stage_1_epochs", "stage_2_epochs", "warmup_epochs", "restart", "sampling", "roles", "batch_size", "min_labeled",
-    "num_unlabeled", "refresh_interval", "refresh_cases", "val_interval", "epoch_length", "val_cases", "hidden_cases",
-    "cache_dir", "cache_rate",
-)  # fmt: skip
 NEVER = 10**9
 UNLABELED, VALIDATION = 8, 2  # scans of the short training: what a step takes does not depend on the pool
 
@@ -70,21 +65,10 @@ def plan_training(
     Raises:
         UserError: what the training itself would refuse; no labeled scan.
     """
-    whole = _open(config_file, overrides).parser
-    if "network_2d_def" not in whole:
-        raise UserError("only trainings of the bundle mn_cotraining can be planned: name its train.json.")
-    settings = {key: whole.get_parsed_content(key) for key in SCHEDULE_KEYS}
-    datalist = load_datalist(*(whole.get_parsed_content(key) for key in ("data_list_file_path", "dataset_dir")))
-    hidden = sum("hidden_label" in item for item in datalist.get("unlabeled", []))
-    scans = {name: len(datalist.get(name, [])) for name in ("labeled", "unlabeled", "validation")}
-    scans |= {"validation": len(datalist.get("validation", [])[: settings["val_cases"]]),
-              "hidden": min(hidden, settings["hidden_cases"])}  # fmt: skip
-    if not scans["labeled"]:
-        raise UserError("the datalist has no labeled scan, so nothing can be planned.")
-    epochs = epochs_of(settings, scans["labeled"], scans["unlabeled"])
-    kinds = kinds_of(epochs, settings["batch_size"] - settings["min_labeled"])
+    read = read_training(config_file, overrides)
+    settings, datalist, scans, kinds = read.settings, read.datalist, read.scans, read.kinds
     start = time.perf_counter()
-    short = _open(config_file, {**overrides, **_short(settings, datalist, kinds, folder, steps + warmup)})
+    short = open_training(config_file, {**overrides, **_short(settings, datalist, kinds, folder, steps + warmup)})
     short.initialize()
     setup = time.perf_counter() - start
     measured, memory = _measure(short.parser, kinds, warmup, setup)
@@ -94,15 +78,8 @@ def plan_training(
     missing = scans["unlabeled"] - min(scans["unlabeled"], UNLABELED) + max(scans["validation"] - VALIDATION, 0)
     share = settings["cache_rate"] if settings["cache_dir"] is None else 0.0
     cached = share * (missing + scans["hidden"]) * memory["scan_mib"]
-    return Planned(epochs, measured, settings, scans, str(device), memory["host_mib"] + cached,
+    return Planned(read.epochs, measured, settings, scans, str(device), memory["host_mib"] + cached,
                    memory["gpu_mib"] if on_gpu else None)  # fmt: skip
-
-
-def _open(config_file: Sequence[str] | str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
-    for path in [config_file] if isinstance(config_file, str) else config_file:
-        if not Path(path).is_file():
-            raise UserError(f"{path} does not exist: name train.json and its overlays.")
-    return ConfigWorkflow(config_file, workflow_type="train", logging_file=False, **overrides)
 
 
 def _short(

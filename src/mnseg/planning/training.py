@@ -1,0 +1,76 @@
+"""A training that is to be planned, as its config and datalist describe it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from mnseg.data.datalist import load_datalist
+from mnseg.errors import UserError
+from mnseg.planning.estimate import kinds_of
+from mnseg.planning.schedule import EpochWork, epochs_of
+from mnseg.planning.steps import Kind
+
+__all__ = ["Training", "open_training", "read_training"]
+
+SCHEDULE_KEYS = (
+    "stage_1_epochs", "stage_2_epochs", "warmup_epochs", "restart", "sampling", "roles", "batch_size", "min_labeled",
+    "num_unlabeled", "refresh_interval", "refresh_cases", "val_interval", "epoch_length", "val_cases", "hidden_cases",
+    "cache_dir", "cache_rate",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training as its config and datalist describe it.
+
+    Attributes:
+        settings: values of train.json's keys that decide what happens when.
+        datalist: its sections.
+        scans: labeled, unlabeled and validation scans, and those of the pool with a hidden label.
+        epochs: of the training.
+        kinds: of its steps.
+    """
+
+    settings: dict[str, Any]
+    datalist: dict[str, Any]
+    scans: dict[str, int]
+    epochs: list[EpochWork]
+    kinds: list[Kind]
+
+
+def read_training(config_file: Sequence[str] | str, overrides: Mapping[str, Any]) -> Training:
+    """What config and datalist say about a training, without reading a scan.
+
+    Args:
+        config_file: of the training, as ``monai.bundle run`` takes it.
+        overrides: its top-level keys.
+
+    Raises:
+        UserError: no labeled scan; a training of another bundle; a config file or a datalist that does not exist.
+    """
+    whole = open_training(config_file, overrides).parser
+    if "network_2d_def" not in whole:
+        raise UserError("only trainings of the bundle mn_cotraining can be planned: name its train.json.")
+    settings = {key: whole.get_parsed_content(key) for key in SCHEDULE_KEYS}
+    datalist = load_datalist(*(whole.get_parsed_content(key) for key in ("data_list_file_path", "dataset_dir")))
+    hidden = sum("hidden_label" in item for item in datalist.get("unlabeled", []))
+    scans = {name: len(datalist.get(name, [])) for name in ("labeled", "unlabeled", "validation")}
+    scans |= {"validation": len(datalist.get("validation", [])[: settings["val_cases"]]),
+              "hidden": min(hidden, settings["hidden_cases"])}  # fmt: skip
+    if not scans["labeled"]:
+        raise UserError("the datalist has no labeled scan, so nothing can be planned.")
+    epochs = epochs_of(settings, scans["labeled"], scans["unlabeled"])
+    kinds = kinds_of(epochs, settings["batch_size"] - settings["min_labeled"])
+    return Training(settings, datalist, scans, epochs, kinds)
+
+
+def open_training(config_file: Sequence[str] | str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
+    for path in [config_file] if isinstance(config_file, str) else config_file:
+        if not Path(path).is_file():
+            raise UserError(f"{path} does not exist: name train.json and its overlays.")
+    return ConfigWorkflow(config_file, workflow_type="train", logging_file=False, **overrides)
