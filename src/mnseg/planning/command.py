@@ -26,7 +26,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
                         help="as monai.bundle run takes it: a file, or \"['train.json','overlay.json']\"")  # fmt: skip
     parser.add_argument("--steps", type=int, default=4, help="measured steps of each kind (default: 4)")
     parser.add_argument("--memory", action="store_true",
-                        help="count what networks and steps take in memory, without running one and without a GPU")  # fmt: skip
+                        help="count what a step takes in memory instead: nothing runs, no GPU is needed")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers here too")
 
 
