@@ -8,6 +8,7 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
 
 from mnseg.planning.live_memory import LiveMemory, without_data
 from one_thread import one_thread
@@ -49,6 +50,9 @@ def test_autocast_leaves_in_full_precision_what_a_gpu_does():
         x = torch.empty(2, 8) @ torch.empty(8, 8)
         assert x.dtype == torch.bfloat16
         assert nn.functional.layer_norm(x, (8,)).dtype == x.softmax(dim=1).dtype == torch.float32
+        network = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+        checkpoint(network, x.requires_grad_(), use_reentrant=False).sum().backward()
+        assert x.grad.dtype == torch.bfloat16
 
 
 def step(network: nn.Module, optimizer: torch.optim.Optimizer, image: torch.Tensor) -> None:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = ["LiveMemory", "without_data"]
 
 # What autocast computes in float32 on a GPU and not on a CPU (torch.amp, "CUDA Ops that can autocast to float32"), as
-# far as networks use it: its results are twice as large.
-FULL_PRECISION = {
-    torch.layer_norm, torch.nn.functional.layer_norm, torch.group_norm, torch.nn.functional.group_norm,
-    torch.softmax, torch.nn.functional.softmax, Tensor.softmax, torch.log_softmax, torch.nn.functional.log_softmax,
-    Tensor.log_softmax,
-}  # fmt: skip
+# far as networks use it; torch.nn.functional calls these.
+FULL_PRECISION = ((torch, "layer_norm"), (torch, "group_norm"), (torch, "softmax"), (torch, "log_softmax"),
+                  (Tensor, "softmax"), (Tensor, "log_softmax"))  # fmt: skip
 SMALL = 4096  # elements of a tensor that is made with its data even so: positions of slices, corners of boxes
 
 
@@ -73,13 +71,26 @@ def _with_data(func: Any, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)
 
 
-class _GpuPrecision(TorchFunctionMode):
-    """Under a CPU's autocast, some results are as wide as a GPU's autocast makes them."""
+@contextlib.contextmanager
+def _gpu_precision() -> Iterator[None]:
+    """Under a CPU's autocast some results are as wide as a GPU's autocast makes them.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in FULL_PRECISION and torch.is_autocast_enabled("cpu"):
+    A ``TorchFunctionMode`` would not see what a checkpoint computes again in the backward pass.
+    """
+    with contextlib.ExitStack() as stack:
+        for owner, name in FULL_PRECISION:
+            stack.enter_context(mock.patch.object(owner, name, _in_full_precision(getattr(owner, name))))
+        yield
+
+
+def _in_full_precision(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if torch.is_autocast_enabled("cpu"):
             args = tuple(value.float() if isinstance(value, Tensor) else value for value in args)
-        return func(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
+
+    return wrapper
 
 
 @contextlib.contextmanager
@@ -103,7 +114,7 @@ def without_data(networks: Sequence[nn.Module]) -> Iterator[LiveMemory]:
                         pairs[id(tensor)] = tensor, _without_data(tensor, mode)
                     tensors[name] = pairs[id(tensor)][1]
                     memory.add(tensors[name])
-    with mode, _GpuPrecision():
+    with mode, _gpu_precision():
         yield memory
 
 
