@@ -85,7 +85,8 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "plan", help="time and memory that a training will take, before it begins", allow_abbrev=False,
         description="Give it a training's own arguments: 'mnseg plan' in the place of 'python -m monai.bundle run'. It "
-        "runs a few steps of each kind on this machine and adds up the epochs. Nothing is written.",
+        "runs a few steps of each kind on this machine and adds up the epochs; with --memory it runs none. It writes "
+        "nothing.",
     )  # fmt: skip
     add_plan_arguments(parser)
     parser.set_defaults(run=run_plan, more=[])
