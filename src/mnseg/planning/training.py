@@ -70,6 +70,11 @@ def read_training(config_file: Sequence[str] | str, overrides: Mapping[str, Any]
 
 
 def open_training(config_file: Sequence[str] | str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
+    """The workflow of a training's config, not initialized; arguments as in ``read_training``.
+
+    Raises:
+        UserError: for a config file that does not exist.
+    """
     for path in [config_file] if isinstance(config_file, str) else config_file:
         if not Path(path).is_file():
             raise UserError(f"{path} does not exist: name train.json and its overlays.")
