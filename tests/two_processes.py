@@ -61,9 +61,21 @@ def run_to_the_end(function: Callable[..., Any], *args: Any, timeout: float = 60
     return [process.exitcode for process in processes]
 
 
+def place_of(function: Callable[..., Any]) -> tuple[str, str]:
+    """File and name of a test's function: pytest imports tests under names that another process does not know."""
+    return inspect.getfile(function), function.__name__
+
+
+def function_at(place: tuple[str, str]) -> Callable[..., Any]:
+    """The function of ``place_of``, in another process."""
+    spec = importlib.util.spec_from_file_location("test_in_another_process", place[0])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, place[1])
+
+
 def _start(function: Callable[..., Any], args: tuple) -> tuple[list[Any], Any]:
-    # By file and name: pytest imports tests under names that another process does not know.
-    place = inspect.getfile(function), function.__name__
+    place = place_of(function)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -81,10 +93,7 @@ def _work(rank: int, port: int, results: Any, place: tuple[str, str], args: tupl
     torch.set_num_threads(1)
     torch.manual_seed(0)
     try:
-        spec = importlib.util.spec_from_file_location("test_of_two_processes", place[0])
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        function = getattr(module, place[1])
+        function = function_at(place)
         start_process_group("cpu")
         results.put((rank, function(rank, *args), None))
         stop_process_group()

@@ -1,0 +1,56 @@
+"""The server's network on a device of its own, also where its memory does not hold a whole volume's scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import torch
+from lib.infers.predictor import Predictor
+from monai.inferers import SlidingWindowInferer
+from monai.networks.nets import BasicUNet
+
+from pretend_gpu import DEVICE, on_pretend_gpu
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "mn_cotraining"
+NETWORK = {"_target_": "BasicUNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2,
+           "features": [4, 4, 4, 8, 8, 4]}  # fmt: skip
+
+
+class ShortOfMemory(SlidingWindowInferer):
+    """Has room for windows, not for a volume's scores."""
+
+    def __call__(self, *args, **kwargs):
+        if self.device is None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().__call__(*args, **kwargs)
+
+
+def segment(folder: str, device: str) -> list[tuple[list[float], list[list[int]]]]:
+    """Affine and mask's voxels of a scan: as it is, and short of memory."""
+    version = SimpleNamespace(id="0001", model_file=Path(folder, "model.pt"), overlay=Path(folder, "model.json"))
+    predictor, found = Predictor(version, BUNDLE, device), []
+    for kind in (SlidingWindowInferer, ShortOfMemory)[: 1 if device == "cpu" else 2]:
+        predictor._inferer.__class__ = kind
+        prediction = predictor.predict(f"{folder}/scan.nii.gz")
+        assert prediction.mask.device.type == "cpu"
+        found.append((prediction.affine.flatten().tolist(), prediction.mask.nonzero().tolist()))
+    return found
+
+
+def test_masks_are_those_of_the_cpu(tmp_path):
+    torch.manual_seed(0)
+    torch.save(BasicUNet(3, 1, 2, features=NETWORK["features"]).state_dict(), tmp_path / "model.pt")
+    overlay = {"class_names": ["background", "a"], "patch_size": [32, 32, 32], "network_def": NETWORK}
+    (tmp_path / "model.json").write_text(json.dumps(overlay))
+    noise = np.random.default_rng(0).standard_normal((40, 34, 33)).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, np.diag([-1.0, 1.0, 2.0, 1.0])), tmp_path / "scan.nii.gz")
+    ((affine, expected),) = segment(str(tmp_path), "cpu")
+    found = on_pretend_gpu(segment, str(tmp_path), DEVICE)
+    assert len(found) == 2 and 1000 < len(expected) < 40 * 34 * 32
+    for its_affine, mask in found:
+        assert its_affine == affine
+        assert len(set(map(tuple, mask)) ^ set(map(tuple, expected))) < 50

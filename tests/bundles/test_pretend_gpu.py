@@ -1,0 +1,115 @@
+"""Both bundles on a device of their own: no tensor is forgotten on the host, and the numbers are those of the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.data import MetaTensor
+
+import short_mining
+import short_training
+from mnseg.data.pictures import read_mask
+from one_thread import one_thread
+from pretend_gpu import DEVICE, on_pretend_gpu
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_one_thread = pytest.fixture(scope="module", autouse=True)(one_thread)
+
+
+def what_a_gpu_refuses() -> list[str]:
+    far, near = torch.ones(2, 3, device=DEVICE), torch.ones(2, 3)
+    network = torch.nn.Linear(3, 1).to(DEVICE)
+    tries = {
+        "sum": lambda: far + near, "in place": lambda: near.add_(far), "network": lambda: network(near),
+        "host's indexed": lambda: near[far.long()], "to numpy": lambda: far.numpy(),
+        "stack": lambda: torch.stack([far, near]), "scan": lambda: MetaTensor(near).to(DEVICE) * near,
+        "times a number": lambda: far * torch.tensor(2.0), "indexed": lambda: far[torch.tensor([1])],
+        "list": lambda: far[[1]], "scan to numpy": lambda: MetaTensor(near).to(DEVICE).cpu().numpy(),
+        "number": lambda: far.sum().item() + far.tolist()[0][0], "loss": lambda: network(far).sum().backward(),
+    }  # fmt: skip
+    return [name for name, each in tries.items() if _refused(each)]
+
+
+def _refused(each: Callable[[], Any]) -> bool:
+    try:
+        each()
+    except (RuntimeError, TypeError):
+        return True
+    return False
+
+
+def test_the_device_refuses_what_a_gpu_does():
+    refused = on_pretend_gpu(what_a_gpu_refuses)
+    assert refused == ["sum", "in place", "network", "host's indexed", "to numpy", "stack", "scan"]
+
+
+def losses_and_dice(lines: Sequence[dict]) -> dict[str, float]:
+    return {f"{key} {line['epoch']}": value for line in lines for key, value in line.items()
+            if key.startswith(("loss_", "val_dice", "pseudo_dice"))}  # fmt: skip
+
+
+SETTINGS = {
+    "stage_1_epochs": 1, "stage_2_epochs": 3, "epoch_length": 1, "val_interval": 2, "refresh_interval": 1,
+    "checkpoint_interval": 1, "roles": "joint_teacher", "ema_momentum": 0.1, "mix_share": 0.5, "micro_batch_size": 2,
+    "slice_stride": 2, "slice_context": 3, "max_grad_norm": 1.0, "loss#unlabeled#max_entropy": 0.75,
+}  # fmt: skip
+
+
+def train_evaluate_and_infer(data: str, run: str, device: str) -> dict[str, float]:
+    """A training that is stopped and goes on, its evaluation, and masks of the test scan."""
+    overrides = short_training.settings(Path(data), Path(run), device=device, **SETTINGS)
+    short_training.train(overrides | {"max_epochs": 2})
+    short_training.train(overrides)
+    overlays = [f"{run}/model.json", str(ROOT / "configs" / "inference" / "flips.json")]
+    images = {"dataset_dir": f"{data}/images", "image_pattern": "testing*"}
+    for kind, name, more in (("eval", "evaluate.json", {"dataset_dir": data}), ("infer", "inference.json", images)):
+        flow = ConfigWorkflow([str(short_training.CONFIGS / name), *overlays], workflow_type=kind, logging_file=False,
+                              run_dir=run, device=device, output_dir=f"{run}/{kind}", flip_axes=[0], **more)
+        flow.initialize()
+        flow.run()
+        flow.finalize()
+    return losses_and_dice(short_training.history(Path(run)))
+
+
+def test_cotraining_evaluation_and_inference(tmp_path):
+    data = short_training.write_data(tmp_path / "data")
+    far, near = tmp_path / "far", tmp_path / "near"
+    found = on_pretend_gpu(train_evaluate_and_infer, str(data), str(far), DEVICE)
+    expected = train_evaluate_and_infer(str(data), str(near), "cpu")
+    assert found == pytest.approx(expected, rel=1e-3) and {key[:4] for key in found} == {"loss", "val_", "pseu"}
+    masks = [path.relative_to(near) for path in near.glob("*/**/*.nii.gz")]
+    assert {mask.parts[0] for mask in masks} == {"eval", "infer"}
+    for mask in masks:
+        values = [np.asarray(nib.load(side / mask).dataobj) for side in (near, far)]
+        assert np.mean(values[0] != values[1]) < 0.01
+
+
+def mine_evaluate_and_infer(data: str, run: str, device: str) -> dict[str, float]:
+    """A training with mined masks, its evaluation, and masks of all images."""
+    overrides = short_mining.settings(Path(data), Path(run), device=device, stage_1_epochs=1, stage_2_epochs=2)
+    short_mining.run("train.json", overrides)
+    for name, images in (("evaluate.json", data), ("inference.json", f"{data}/images")):
+        places = {"run_dir": run, "dataset_dir": images, "device": device, "output_dir": f"{run}/{name[:5]}"}
+        short_mining.run(name, places, f"{run}/model.json")
+    return losses_and_dice(short_mining.history(Path(run)))
+
+
+def test_knowledge_mining(tmp_path):
+    data = short_mining.write_data(tmp_path / "data")
+    far, near = tmp_path / "far", tmp_path / "near"
+    found = on_pretend_gpu(mine_evaluate_and_infer, str(data), str(far), DEVICE)
+    expected = mine_evaluate_and_infer(str(data), str(near), "cpu")
+    assert found == pytest.approx(expected, rel=1e-3) and {key[:4] for key in found} == {"loss", "val_", "pseu"}
+    masks = [path.relative_to(near) for folder in ("evalu", "infer") for path in near.glob(f"{folder}/**/*.png")]
+    assert len(masks) > 10
+    for mask in masks:
+        values = [read_mask(side / mask, 2) for side in (near, far)]
+        assert np.mean(values[0] != values[1]) < 0.01
