@@ -18,13 +18,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from two_processes import CONTEXT, function_at, place_of
 
-__all__ = ["DEVICE", "install", "on_pretend_gpu"]
+__all__ = ["DEVICE", "install", "on_pretend_gpu", "waits"]
 
 NAME = "pretend"
 DEVICE = f"{NAME}:0"
 ATEN = torch.ops.aten
 COPIES = (ATEN.to, ATEN._to_copy, ATEN.copy_)
 INDEXED = (ATEN.index, ATEN.index_put, ATEN.index_put_)  # indices may be on the host
+WAITED = (ATEN._local_scalar_dense, ATEN.item, ATEN.equal, ATEN.nonzero, ATEN.masked_select, ATEN._unique2)
 # Of these an operator's general implementation would make an empty tensor and resize it, or find no Python at all.
 DIRECT = ("_to_copy", "arange", "arange.start", "arange.start_step")
 
@@ -74,6 +75,7 @@ class _Module(backend_registration._DummyBackendModule):
 
 
 KINDS: dict[type, type] = {Tensor: FarTensor}  # MetaTensor's far kind, and so on
+waits: list[str] = []  # operators for which the host waited until the device had a value for it
 LIBRARIES: list[torch.library.Library] = []  # an operator's implementation goes with its library
 
 
@@ -102,6 +104,8 @@ def _compute(func: Any, args: Any, kwargs: Any) -> Any:
     indexed = packet in INDEXED and isinstance(args[0], FarTensor)
     if far and forgotten and packet not in COPIES and not indexed:
         raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got {DEVICE} and cpu.")
+    if far and _waits(packet, args, wanted):
+        waits.append(str(func))
     args, kwargs = tree_map(_near, (args, kwargs))
     result = func(*args, **kwargs)
     if packet is ATEN.copy_:
@@ -110,6 +114,15 @@ def _compute(func: Any, args: Any, kwargs: Any) -> Any:
         return result
     # An operator that changes its operand returns the operand itself.
     return tree_map(lambda leaf: far[id(leaf)] if id(leaf) in far else _away(leaf), result)
+
+
+def _waits(packet: Any, args: Any, wanted: torch.device | None) -> bool:
+    """Whether the result lies on the host, or its shape depends on the values."""
+    if packet in COPIES:
+        destination = args[0].device if packet is ATEN.copy_ else wanted
+        return destination is not None and destination.type != NAME
+    by_mask = packet in INDEXED and any(index is not None and index.dtype is torch.bool for index in args[1])
+    return by_mask or packet in WAITED
 
 
 def _near(leaf: Any) -> Any:

@@ -16,8 +16,9 @@ from monai.data import MetaTensor
 import short_mining
 import short_training
 from mnseg.data.pictures import read_mask
+from mnseg.engines import CoTrainer
 from one_thread import one_thread
-from pretend_gpu import DEVICE, on_pretend_gpu
+from pretend_gpu import DEVICE, on_pretend_gpu, waits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +91,26 @@ def test_cotraining_evaluation_and_inference(tmp_path):
     for mask in masks:
         values = [np.asarray(nib.load(side / mask).dataobj) for side in (near, far)]
         assert np.mean(values[0] != values[1]) < 0.01
+
+
+def waits_of_steps(data: str, run: str) -> list[tuple[str, int]]:
+    """Who learned in each step of a training, and how often the host waited for the device meanwhile."""
+    found, step = [], CoTrainer._iteration
+
+    def counted(trainer: CoTrainer, *args: Any) -> Any:
+        waits.clear()
+        losses = step(trainer, *args)
+        found.append((trainer.state.student, len(waits)))
+        return losses
+
+    CoTrainer._iteration = counted
+    short_training.train(short_training.settings(Path(data), Path(run), device=DEVICE, **SETTINGS))
+    return found
+
+
+def test_the_host_waits_once_for_each_update(tmp_path):
+    found = on_pretend_gpu(waits_of_steps, str(short_training.write_data(tmp_path / "data")), str(tmp_path / "run"))
+    assert found == [("both", 2), ("3d", 1), ("2d", 1), ("3d", 1)]
 
 
 def mine_evaluate_and_infer(data: str, run: str, device: str) -> dict[str, float]:

@@ -41,22 +41,22 @@ class BoxMix:
             ignored: ``(b_l, K)`` bool; patches whose label leaves a class undrawn are not mixed in.
         """
         b_l = label.shape[0]
-        complete = [index for index in range(b_l) if ignored is None or not bool(ignored[index].any())]
+        left_out = [False] * b_l if ignored is None else ignored.any(dim=1).tolist()
+        complete = [index for index in range(b_l) if not left_out[index]]
         if not complete or not len(pseudo):
             return image, pseudo
         image, pseudo = image.clone(), pseudo.clone()
-        truth = torch.zeros_like(pseudo[:1]).expand(len(complete), -1, -1, -1, -1)
-        truth = truth.scatter(1, label[complete].long(), 1.0)
         for j in range(len(pseudo)):
-            i = int(torch.randint(len(complete), ()))
-            labeled = self._box(image.shape[2:]).to(image.device)
-            image[b_l + j] = torch.where(labeled, image[complete[i]], image[b_l + j])
-            pseudo[j] = torch.where(labeled, truth[i], pseudo[j])
+            i = complete[int(torch.randint(len(complete), ()))]
+            truth = torch.zeros_like(pseudo[j]).scatter(0, label[i].long(), 1.0)
+            labeled = self._box(image.shape[2:], image.device)
+            image[b_l + j] = torch.where(labeled, image[i], image[b_l + j])
+            pseudo[j] = torch.where(labeled, truth, pseudo[j])
         return image, pseudo
 
-    def _box(self, shape: torch.Size) -> Tensor:
+    def _box(self, shape: torch.Size, device: torch.device) -> Tensor:
         """``(H, W, D)``: True where the voxels become labeled ones."""
-        inside = torch.zeros(shape, dtype=torch.bool)
+        inside = torch.zeros(shape, dtype=torch.bool, device=device)
         sizes = [max(round(length * self.share), 1) for length in shape]
         starts = [int(torch.randint(length - size + 1, ())) for length, size in zip(shape, sizes, strict=True)]
         inside[tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))] = True
