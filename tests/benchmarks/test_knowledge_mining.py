@@ -54,5 +54,5 @@ def test_the_value_table_names_mined_masks_and_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(knowledge_mining.torch, "load", lambda *args, **kwargs: {"engine": {"iteration": 1000}})
     text = knowledge_mining.value_table({row: {0: [case("a", 0.5), case("b", 0.7)]}}, args)
     cells = [cell.strip() for cell in text.splitlines()[-1].strip("| ").split("|")]
-    assert cells == ["130 (50 %)", "one-time", "1", "60.00 ± 14.14", "30.00 ± 7.07", "-", "60.0", "50, 62.5", "1000",
-                     "2.0 min", "1.5 min"]  # fmt: skip
+    assert cells == ["130 (50 %)", "one-time", "1", "60.00 ± 14.14", "30.00 ± 7.07", "-", "2", "60.0", "50, 62.5",
+                     "1000", "2.0 min", "1.5 min"]  # fmt: skip
