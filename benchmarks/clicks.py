@@ -23,14 +23,14 @@ from mnseg.mining import build_promptable
 from mnseg.mining.clicks import Clicks, segment_clicks
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=10, help="the first of the folder, by name")
     parser.add_argument("--promptable", default="random-walker", help="directory or hub id of a SAM, or random-walker")
     parser.add_argument("--points", type=int, default=1)
     parser.add_argument("--margin", type=int, default=2, help="voxels; -1: no box")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with errors_in_words("clicks.py"):
         model = build_promptable(args.promptable)
         rows = [row for label in sorted((args.data / "labels").iterdir())[: args.cases]
