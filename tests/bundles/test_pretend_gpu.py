@@ -57,6 +57,25 @@ def losses_and_dice(lines: Sequence[dict]) -> dict[str, float]:
             if key.startswith(("loss_", "val_dice", "pseudo_dice"))}  # fmt: skip
 
 
+def read_volume(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def same_on_both(
+    run: Callable[[str, str, str], dict[str, float]], data: Path, folder: Path, suffix: str,
+    read: Callable[[Path], np.ndarray],
+) -> list[Path]:  # fmt: skip
+    """Run on the device and on the CPU; compare losses, Dice and masks. Returns where the masks lie in a run."""
+    far, near = folder / "far", folder / "near"
+    found, expected = on_pretend_gpu(run, str(data), str(far), DEVICE), run(str(data), str(near), "cpu")
+    assert found == pytest.approx(expected, rel=1e-3) and {key[:4] for key in found} == {"loss", "val_", "pseu"}
+    masks = [path.relative_to(near) for path in near.glob(f"*/**/*{suffix}")]
+    pairs = [(read(near / mask), read(far / mask)) for mask in masks]
+    assert all(np.mean(one != other) < 0.01 for one, other in pairs)
+    assert any(one.any() for one, _ in pairs), "something to compare"
+    return masks
+
+
 SETTINGS = {
     "stage_1_epochs": 1, "stage_2_epochs": 3, "epoch_length": 1, "val_interval": 2, "refresh_interval": 1,
     "checkpoint_interval": 1, "roles": "joint_teacher", "ema_momentum": 0.1, "mix_share": 0.5, "micro_batch_size": 2,
@@ -82,15 +101,8 @@ def train_evaluate_and_infer(data: str, run: str, device: str) -> dict[str, floa
 
 def test_cotraining_evaluation_and_inference(tmp_path):
     data = short_training.write_data(tmp_path / "data")
-    far, near = tmp_path / "far", tmp_path / "near"
-    found = on_pretend_gpu(train_evaluate_and_infer, str(data), str(far), DEVICE)
-    expected = train_evaluate_and_infer(str(data), str(near), "cpu")
-    assert found == pytest.approx(expected, rel=1e-3) and {key[:4] for key in found} == {"loss", "val_", "pseu"}
-    masks = [path.relative_to(near) for path in near.glob("*/**/*.nii.gz")]
+    masks = same_on_both(train_evaluate_and_infer, data, tmp_path, ".nii.gz", read_volume)
     assert {mask.parts[0] for mask in masks} == {"eval", "infer"}
-    for mask in masks:
-        values = [np.asarray(nib.load(side / mask).dataobj) for side in (near, far)]
-        assert np.mean(values[0] != values[1]) < 0.01
 
 
 def waits_of_steps(data: str, run: str) -> list[tuple[str, int]]:
@@ -117,20 +129,13 @@ def mine_evaluate_and_infer(data: str, run: str, device: str) -> dict[str, float
     """A training with mined masks, its evaluation, and masks of all images."""
     overrides = short_mining.settings(Path(data), Path(run), device=device, stage_1_epochs=1, stage_2_epochs=2)
     short_mining.run("train.json", overrides)
-    for name, images in (("evaluate.json", data), ("inference.json", f"{data}/images")):
-        places = {"run_dir": run, "dataset_dir": images, "device": device, "output_dir": f"{run}/{name[:5]}"}
+    for kind, name, images in (("eval", "evaluate.json", data), ("infer", "inference.json", f"{data}/images")):
+        places = {"run_dir": run, "dataset_dir": images, "device": device, "output_dir": f"{run}/{kind}"}
         short_mining.run(name, places, f"{run}/model.json")
     return losses_and_dice(short_mining.history(Path(run)))
 
 
 def test_knowledge_mining(tmp_path):
     data = short_mining.write_data(tmp_path / "data")
-    far, near = tmp_path / "far", tmp_path / "near"
-    found = on_pretend_gpu(mine_evaluate_and_infer, str(data), str(far), DEVICE)
-    expected = mine_evaluate_and_infer(str(data), str(near), "cpu")
-    assert found == pytest.approx(expected, rel=1e-3) and {key[:4] for key in found} == {"loss", "val_", "pseu"}
-    masks = [path.relative_to(near) for folder in ("evalu", "infer") for path in near.glob(f"{folder}/**/*.png")]
-    assert len(masks) > 10
-    for mask in masks:
-        values = [read_mask(side / mask, 2) for side in (near, far)]
-        assert np.mean(values[0] != values[1]) < 0.01
+    masks = same_on_both(mine_evaluate_and_infer, data, tmp_path, ".png", lambda path: read_mask(path, 2))
+    assert {mask.parts[0] for mask in masks} == {"eval", "infer", "mined"}
