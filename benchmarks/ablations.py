@@ -67,6 +67,10 @@ INGREDIENTS = {
     "neighboring_slices": ("neighboring slices as channels", None),
     "several_axes": ("slices along all three axes", None),
     "larger_batch": ("batch of 8", None),
+    "higher_rates": ("both rates doubled", None),
+    "lower_rates": ("both rates halved", None),
+    "frequent_refresh": ("pseudo-foreground anew every twentieth of stage 2", None),
+    "wide_g": ("g with 16 base features", None),
 }
 ALL_ROWS = ROWS | INGREDIENTS
 METRICS = {"dice": ("Dice %", 100), "jaccard": ("Jaccard %", 100), "hd95_voxel": ("HD95", 1), "asd_voxel": ("ASD", 1)}
@@ -109,7 +113,7 @@ SCALES = {
                   {**NO_HUB, "whole": "is M&N itself here", "neighboring_slices": "is M&N itself here",
                    "swin_unetr": "takes patches of multiples of 32 alone, not 80x64x32"}, NEEDED),
     "full": Scale("la", 8, "configs/recipes/paper.json", "amp_dtype=bfloat16 num_workers=8 checkpoint_interval=50",
-                  {}, NEEDED),
+                  {"wide_g": "is narrower than M&N's own g here"}, NEEDED),
 }  # fmt: skip
 
 
