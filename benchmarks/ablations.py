@@ -158,7 +158,7 @@ def measured(jobs: Sequence[tuple[str, int]], args: argparse.Namespace) -> dict[
     results: dict[tuple[str, str], dict[int, list]] = {}
     for row, seed in jobs:
         folder = run_dir(args, row, seed)
-        for network in NETWORKS if (folder / "models" / "model.pt").exists() else ():
+        for network in args.networks if (folder / "models" / "model.pt").exists() else ():
             results.setdefault((row, network), {})[seed] = evaluate(folder, network, args)
     return results
 
@@ -182,7 +182,7 @@ def as_markdown(results: Results, args: argparse.Namespace, left_out: Mapping[st
     body = []
     for (row, network), by_seed in results.items():
         values = [spread(list(over_seeds(by_seed, metric).values()), scale) for metric, (_, scale) in METRICS.items()]
-        price = cost(run_dir(args, row, next(iter(by_seed))))
+        price = {"both": "-", **cost(run_dir(args, row, next(iter(by_seed))))}
         missed = sum(no_distance(found) for found in by_seed.values())
         each = ", ".join(f"{value:.2f}" for value in dice_of_seeds(by_seed))
         body.append([ALL_ROWS[row][0], network, each, *values, str(missed),
@@ -288,6 +288,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default: 1)")
     parser.add_argument("--split", choices=["validation"], help="measure on these scans (default: the test scans)")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["g", "f"], metavar="NETWORK",
+                        help=f"to measure, of {', '.join(NETWORKS)} (both: their mean; default: g f)")  # fmt: skip
     parser.add_argument("--table-only", action="store_true", help="train nothing, show what has finished")
     return parser
 

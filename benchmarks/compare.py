@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from bench_common import ROOT, errors_in_words, quiet
-from measure import NETWORKS, evaluate
+from measure import evaluate
 from protocols import PROTOCOLS, make_datalist
 from rows import ABLATIONS, cost, train_all
 from tables import class_table, difference_table, main_table
@@ -36,7 +36,7 @@ def tables(runs: dict[str, Path], args: argparse.Namespace) -> str:
             print(f"{row}: not finished, left out ({run_dir})", file=sys.stderr)
             continue
         costs[row] = cost(run_dir)
-        for network in NETWORKS:
+        for network in ("g", "f"):
             results[row, network] = evaluate(run_dir, network, args)
     if not results:
         raise UserError("No run has finished: nothing can be compared.")

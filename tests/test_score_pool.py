@@ -16,7 +16,7 @@ from torch import nn
 
 from mnseg.disagreement import feature_names
 from mnseg.errors import UserError
-from mnseg.score_pool import PoolScorer, load_networks
+from mnseg.score_pool import PoolScorer
 
 NAMES = ["background", "bright"]
 
@@ -166,35 +166,3 @@ def test_an_empty_pool_and_a_wrong_cap(tmp_path):
     for cap in (0, -1, 2.5, "many", True):
         with pytest.raises(UserError, match="score_cases is"):
             scorer(tmp_path / "scores.json", max_cases=cap)
-
-
-SETTINGS = {"class_names": "['background', 'bright']", "spacing": "None", "seed": "0"}
-
-
-def checkpoint(path: Path, **objects) -> Path:
-    states = {"network": Above(1.0), "network_2d": Above(3.0), **objects}
-    states = {name: network.state_dict() for name, network in states.items()}
-    torch.save({"settings": SETTINGS, "objects": states}, path)
-    return path
-
-
-def test_networks_come_from_the_checkpoint_the_product_being_the_average(tmp_path):
-    settings = {"class_names": NAMES, "spacing": None, "seed": 3, "lora": 2}
-    g, f = Above(0.0), Above(0.0)
-    plain = load_networks(checkpoint(tmp_path / "a.pt"), g, f, settings)
-    assert (g.threshold.item(), f.threshold.item()) == (1.0, 3.0) and len(plain) == 64
-    other = load_networks(checkpoint(tmp_path / "b.pt", ema=Above(7.0)), g, f, settings)
-    assert (g.threshold.item(), f.threshold.item()) == (7.0, 3.0) and other != plain
-
-
-def test_checkpoints_that_do_not_fit_are_named(tmp_path):
-    path = checkpoint(tmp_path / "checkpoint.pt")
-    with pytest.raises(UserError, match=r"spacing None then, \[1, 1, 1\] now"):
-        load_networks(path, Above(0.0), Above(0.0), SETTINGS | {"spacing": [1, 1, 1]})
-    with pytest.raises(UserError, match="The network_2d in .* does not fit"):
-        load_networks(path, Above(0.0), nn.Linear(1, 1), {})
-    with pytest.raises(UserError, match="There is no checkpoint"):
-        load_networks(tmp_path / "missing.pt", Above(0.0), Above(0.0), {})
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(UserError, match="cannot be read"):
-        load_networks(path, Above(0.0), Above(0.0), {})

@@ -21,61 +21,12 @@ from mnseg.engines.co_trainer import AMP_DTYPES
 from mnseg.errors import UserError, user_error_in
 from mnseg.files import atomic_write, require_writable, stamp_of
 
-__all__ = ["PoolScorer", "load_networks"]
+__all__ = ["PoolScorer"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 SAVE_SECONDS = 20.0
-# What must be as in training for the scores to be those of the trained model; the rest of the settings may differ.
-SHARED = ("class_names", "in_channels", "orientation", "intensity", "network_def", "network_2d_def", "spacing",
-          "patch_size", "slice_axis", "slice_scale", "slice_context")  # fmt: skip
-
-
-def load_networks(path: str | Path, network: nn.Module, network_2d: nn.Module, settings: Mapping[str, Any]) -> str:
-    """Fill both networks from a run's ``checkpoint.pt``: the 3D product (its moving average, if any) and the 2D one.
-
-    Args:
-        path: the checkpoint.
-        network, network_2d: as the run's config builds them.
-        settings: of this config, as ``TrainingState`` compares them.
-
-    Returns:
-        The file's SHA-256.
-
-    Raises:
-        UserError: no checkpoint, a damaged one, or one of other settings.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}: train first, or set run_dir or ckpt_dir to a finished run.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        saved, objects = content["settings"], content["objects"]
-        states = {"network": objects.get("ema", objects["network"]), "network_2d": objects["network_2d"]}
-    except Exception as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: damaged, or not a checkpoint of this bundle): train again."
-        ) from error
-    different = [
-        f"{key} {str(saved[key])[:60]} then, {str(settings[key])[:60]} now"
-        for key in SHARED
-        if key in saved and key in settings and saved[key] != str(settings[key])
-    ]
-    if different:
-        raise UserError(f"{path} was trained with other settings ({'; '.join(different)}): give the config files and "
-                        "keys of the training.")
-    for name, module in (("network", network), ("network_2d", network_2d)):
-        try:
-            module.load_state_dict(states[name])
-        except RuntimeError as error:
-            raise UserError(f"The {name} in {path} does not fit the config ({' '.join(str(error).split())[:200]}): "
-                            "give the config files and keys of the training.") from error
-    with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class PoolScorer:
@@ -98,7 +49,7 @@ class PoolScorer:
         in_channels: C.
         device: where the networks run.
         scores_file: see above.
-        checkpoint: SHA-256 from ``load_networks``.
+        checkpoint: SHA-256 from ``mnseg.networks.trained.load_networks``.
         amp_dtype: None, "bfloat16" or "float16".
         max_cases: most scans scored; None: all. The choice is the same every time, as far as the pool is.
     """

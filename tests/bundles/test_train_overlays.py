@@ -71,6 +71,25 @@ def test_channels_last_is_a_layout_and_no_other_network(data, tmp_path):
         assert value.is_contiguous() and torch.equal(value, network.state_dict()[name])
 
 
+@pytest.mark.parametrize(("name", "times"), [("higher_rates", 2), ("lower_rates", 0.5)])
+def test_rates_are_multiples_of_the_recipe_and_leave_the_sampling(name, times, data, tmp_path):
+    own = settings(data, tmp_path / name, stage_1_epochs=1, stage_2_epochs=4, learning_rate=0.002)
+    train(own, ROOT / "configs" / "ingredients" / f"{name}.json")
+    train(own | {"run_dir": str(tmp_path / "mn")})
+    for changed, plain in zip(history(tmp_path / name), history(tmp_path / "mn"), strict=True):
+        assert changed["num_unlabeled"] == plain["num_unlabeled"]
+        for rate in ("lr_3d", "lr_2d"):
+            assert changed[rate] == pytest.approx(times * plain[rate])
+
+
+def test_a_frequent_refresh_follows_the_length_of_stage_2(data, tmp_path):
+    for stage_2_epochs, interval in ((60, 3), (6, 1)):
+        own = settings(data, tmp_path, stage_2_epochs=stage_2_epochs)
+        del own["refresh_interval"]
+        made = workflow(own, ROOT / "configs" / "ingredients" / "frequent_refresh.json")
+        assert made.parser.get_parsed_content("refresh_interval") == interval
+
+
 def test_supervised_only_never_sees_an_unlabeled_scan(data, tmp_path):
     train(
         settings(data, tmp_path, stage_1_epochs=1, stage_2_epochs=2),

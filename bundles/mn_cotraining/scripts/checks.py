@@ -37,8 +37,10 @@ def require_different_names(names):
             sys.exit(f"two scans would share the output name {name}_seg.nii.gz; rename one or narrow --image_pattern")
 
 
-def require_model(model_file, network, load_checkpoint):
+def require_model(model_file, network, load_checkpoint, weights_file):
     """A file of weights that fit the network; random weights only on request, and said."""
+    if not load_checkpoint and weights_file:
+        return  # the network was built with them
     if not load_checkpoint:
         logger.warning("load_checkpoint is false: the network has RANDOM weights")
         return

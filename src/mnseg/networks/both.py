@@ -1,0 +1,50 @@
+"""Both networks of a finished run as one, for evaluation and inference."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mnseg.networks.trained import TrainedNetworks
+
+__all__ = ["BothNetworks", "load_both_networks"]
+
+
+class BothNetworks(nn.Module):
+    """The mean of two networks' probabilities: the ensemble of the 3D and the 2D network.
+
+    Args:
+        network: 3D network, volumes (B, C, H, W, D) to logits (B, K, H, W, D).
+        network_2d: the 2D network lifted to volumes, same shapes.
+    """
+
+    def __init__(self, network: nn.Module, network_2d: nn.Module) -> None:
+        super().__init__()
+        self.network, self.network_2d = network, network_2d
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logarithm of the mean, (B, K, H, W, D), float32: its softmax is the mean itself."""
+        found = [each(image).float().log_softmax(dim=1) for each in (self.network, self.network_2d)]
+        # Of logarithms, so that no probability that underflows becomes an infinity.
+        return torch.stack(found).logsumexp(dim=0) - math.log(2)
+
+
+def load_both_networks(
+    checkpoint_file: str | Path, network: nn.Module, device: str | torch.device = "cpu"
+) -> BothNetworks:
+    """Both networks of a run, from its ``checkpoint.pt`` (``configs/inference/both_networks.json``).
+
+    Args:
+        checkpoint_file: of the run; the files of its pretrained 2D network must be where they were in training.
+        network: the 3D network as the config builds it.
+        device: where both are put.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, one of another 3D network, or one whose 2D network cannot be built.
+    """
+    trained = TrainedNetworks.read(checkpoint_file)
+    trained.fill(network=network)
+    return BothNetworks(network, trained.build_2d()).to(device)

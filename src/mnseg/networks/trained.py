@@ -1,0 +1,162 @@
+"""Networks of a run, back from its ``checkpoint.pt``."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+
+from mnseg.errors import UserError, user_error_in
+
+__all__ = ["TrainedNetworks", "load_2d_network", "load_networks"]
+
+# What must be as in training for the networks to see what they were trained on; the rest of the settings may differ.
+SHARED = ("class_names", "in_channels", "orientation", "intensity", "network_def", "network_2d_def", "spacing",
+          "patch_size", "slice_axis", "slice_scale", "slice_context")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainedNetworks:
+    """What a checkpoint holds of its run's two networks.
+
+    Attributes:
+        path: the checkpoint.
+        settings: of the run, as text.
+        weights: of "network", the 3D product (its moving average, where there is one), and of "network_2d".
+    """
+
+    path: Path
+    settings: Mapping[str, str]
+    weights: Mapping[str, Mapping[str, Tensor]]
+
+    @classmethod
+    def read(cls, path: str | Path) -> TrainedNetworks:
+        """
+        Raises:
+            UserError: no checkpoint, or a damaged one.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(
+                f"There is no checkpoint {path}: train first, or set run_dir or ckpt_dir to a finished run."
+            )
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            objects = content["objects"]
+            weights = {"network": objects.get("ema", objects["network"]), "network_2d": objects["network_2d"]}
+            return cls(path, content["settings"], weights)
+        except Exception as error:
+            raise UserError(
+                f"{path} cannot be read ({type(error).__name__}: damaged, or not a checkpoint of this bundle): "
+                "train again."
+            ) from error
+
+    def fill(self, **networks: nn.Module) -> None:
+        """Put the weights into networks, by name.
+
+        Raises:
+            UserError: for another network than the run's.
+        """
+        for name, module in networks.items():
+            try:
+                module.load_state_dict(self.weights[name])
+            except RuntimeError as error:
+                raise UserError(
+                    f"The {name} in {self.path} does not fit the config ({' '.join(str(error).split())[:200]}): "
+                    "give the config files and keys of the training."
+                ) from error
+
+    def build_2d(self) -> nn.Module:
+        """The 2D network, from the run's settings alone, without its configs.
+
+        The files of ``model_2d`` must be where they were in training: they say how it is built.
+
+        Raises:
+            UserError: its settings cannot build it.
+        """
+        settings = {key: _literal(value) for key, value in self.settings.items()}
+        settings["num_classes"] = len(settings["class_names"])
+        settings["lora_rank"], settings["lora_dropout"] = settings["lora"]
+        settings |= {"slice_chunk": 32, "slice_checkpoint": False}  # no settings of a run, since memory alone
+        parser = ConfigParser(settings | {"network_2d_def": json.loads(self.settings["network_2d_def"])})
+        try:
+            with _no_warnings("mnseg.networks.build"):  # of random weights, which do not stay
+                network = parser.get_parsed_content("network_2d_def")
+        except Exception as error:
+            sentence = user_error_in(error) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise UserError(f"The 2D network of {self.path} cannot be built: {sentence}") from error
+        self.fill(network_2d=network)
+        return network
+
+
+def load_networks(path: str | Path, network: nn.Module, network_2d: nn.Module, settings: Mapping[str, Any]) -> str:
+    """Fill both networks, as a config builds them, from a run's ``checkpoint.pt``.
+
+    Args:
+        path: the checkpoint.
+        network, network_2d: as the run's config builds them.
+        settings: of this config, as ``TrainingState`` compares them.
+
+    Returns:
+        The file's SHA-256.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, or one of other settings.
+    """
+    trained = TrainedNetworks.read(path)
+    saved = trained.settings
+    different = [
+        f"{key} {str(saved[key])[:60]} then, {str(settings[key])[:60]} now"
+        for key in SHARED
+        if key in saved and key in settings and saved[key] != str(settings[key])
+    ]
+    if different:
+        raise UserError(f"{path} was trained with other settings ({'; '.join(different)}): give the config files and "
+                        "keys of the training.")
+    trained.fill(network=network, network_2d=network_2d)
+    with trained.path.open("rb") as file:
+        digest = sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_2d_network(checkpoint_file: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The 2D network of a run alone, lifted to volumes (``configs/inference/network_2d.json``).
+
+    Args:
+        checkpoint_file: of the run; the files of its pretrained 2D network must be where they were in training.
+        device: where it is put.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, or one whose 2D network cannot be built.
+    """
+    return TrainedNetworks.read(checkpoint_file).build_2d().to(device)
+
+
+@contextmanager
+def _no_warnings(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
