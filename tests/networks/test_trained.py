@@ -15,7 +15,8 @@ from mnseg.networks.build import build_slice_network
 from mnseg.networks.trained import TrainedNetworks, load_2d_network, load_networks
 from short_training import CONFIGS
 
-SETTINGS = {"class_names": "['background', 'bright']", "spacing": "None", "seed": "0"}
+SETTINGS = {"class_names": "['background', 'bright']", "spacing": "None", "seed": "0", "stage_1_epochs": "2",
+            "stage_2_epochs": "6"}  # fmt: skip
 BUILD = json.loads((CONFIGS / "train.json").read_text())["network_2d_def"]
 ADAPTED = {
     "network_2d_def": json.dumps(BUILD), "model_2d": "segformer-tiny-random", "pretrained": "False",
@@ -29,10 +30,10 @@ class Above(nn.Module):
         self.threshold = nn.Parameter(torch.tensor(threshold))
 
 
-def checkpoint(path: Path, settings: dict[str, str] = SETTINGS, **objects: nn.Module) -> Path:
+def checkpoint(path: Path, settings: dict[str, str] = SETTINGS, epoch: int = 8, **objects: nn.Module) -> Path:
     states = {"network": Above(1.0), "network_2d": Above(3.0), **objects}
     states = {name: network.state_dict() for name, network in states.items()}
-    torch.save({"settings": settings, "objects": states}, path)
+    torch.save({"settings": settings, "engine": {"epoch": epoch}, "objects": states}, path)
     return path
 
 
@@ -56,6 +57,13 @@ def test_checkpoints_that_do_not_fit_are_named(tmp_path):
     path.write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match="cannot be read"):
         load_networks(path, Above(0.0), Above(0.0), {})
+
+
+def test_a_training_that_has_not_finished_is_told(tmp_path, caplog):
+    TrainedNetworks.read(checkpoint(tmp_path / "whole.pt"))
+    assert not caplog.text
+    TrainedNetworks.read(checkpoint(tmp_path / "part.pt", epoch=5))
+    assert "part.pt is of a training that has not finished: epoch 5 of 8." in caplog.text
 
 
 def test_the_2d_network_needs_no_config(tmp_path):

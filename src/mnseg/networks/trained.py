@@ -20,6 +20,8 @@ from mnseg.errors import UserError, user_error_in
 
 __all__ = ["TrainedNetworks", "load_2d_network", "load_networks"]
 
+logger = logging.getLogger(__name__)
+
 # What must be as in training for the networks to see what they were trained on; the rest of the settings may differ.
 SHARED = ("class_names", "in_channels", "orientation", "intensity", "network_def", "network_2d_def", "spacing",
           "patch_size", "slice_axis", "slice_scale", "slice_context")  # fmt: skip
@@ -54,12 +56,16 @@ class TrainedNetworks:
             content = torch.load(path, map_location="cpu", weights_only=True)
             objects = content["objects"]
             weights = {"network": objects.get("ema", objects["network"]), "network_2d": objects["network_2d"]}
-            return cls(path, content["settings"], weights)
+            settings, epoch = content["settings"], content["engine"]["epoch"]
+            last = int(settings["stage_1_epochs"]) + int(settings["stage_2_epochs"])
         except Exception as error:
             raise UserError(
                 f"{path} cannot be read ({type(error).__name__}: damaged, or not a checkpoint of this bundle): "
                 "train again."
             ) from error
+        if epoch < last:
+            logger.warning("%s is of a training that has not finished: epoch %d of %d.", path, epoch, last)
+        return cls(path, settings, weights)
 
     def fill(self, **networks: nn.Module) -> None:
         """Put the weights into networks, by name.
