@@ -9,7 +9,8 @@ Every row and seed is one ``python -m monai.bundle run``; what is finished is no
 on, also behind ``--minutes``, so that a machine that is lent for a while is enough: the same command is repeated until
 it says that nothing is left. The final weights are measured on the scale's test scans, on which nothing is chosen;
 ``ablations.csv``, ``ablations.md`` and ``ablations.png`` show what has finished. ``--split validation`` measures on the
-scans on which a recipe is chosen, and writes ``ablations_validation.csv`` and so on.
+scans on which a recipe is chosen, and writes ``ablations_validation.csv`` and so on; ``--networks both`` measures the
+mean of both networks, and writes ``ablations_both.csv``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ INGREDIENTS = {
     "higher_rates": ("both rates doubled", None),
     "lower_rates": ("both rates halved", None),
     "frequent_refresh": ("pseudo-foreground anew every twentieth of stage 2", None),
-    "wide_g": ("g with 16 base features", None),
+    "wide_g": ("g with 16 base features instead of 8", None),
 }
 ALL_ROWS = ROWS | INGREDIENTS
 METRICS = {"dice": ("Dice %", 100), "jaccard": ("Jaccard %", 100), "hd95_voxel": ("HD95", 1), "asd_voxel": ("ASD", 1)}
@@ -121,13 +122,13 @@ def rows_of(scale: Scale, wanted: Sequence[str] | None) -> list[str]:
     """Rows of a scale; ``wanted`` None: all of the table that it has; ingredients are asked for by name.
 
     Raises:
-        UserError: for a row that does not exist or cannot be trained at this scale.
+        UserError: for a row that does not exist or that this scale leaves out.
     """
     for row in wanted or ():
         if row not in ALL_ROWS:
             raise UserError(f"There is no row '{row}': give some of {', '.join(ALL_ROWS)}.")
         if row in scale.left_out:
-            raise UserError(f"The row '{row}' {scale.left_out[row]}: it cannot be trained at this scale.")
+            raise UserError(f"The row '{row}' {scale.left_out[row]}: this scale leaves it out.")
     return list(wanted or [row for row in ROWS if row not in scale.left_out])
 
 
@@ -205,18 +206,18 @@ def _against_mn(results: Results, row: str, network: str) -> str:
     return "-" if found is None else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in found))
 
 
-def plot(results: Results, path: Path) -> None:
-    """Dice of ``g``, row by row: mean of each seed, and the mean over seeds with the paper's value where it has one."""
-    rows = [row for row in ALL_ROWS if (row, "g") in results]
+def plot(results: Results, network: str, path: Path) -> None:
+    """Dice of a network, row by row: mean of each seed, and the mean over seeds."""
+    rows = [row for row in ALL_ROWS if (row, network) in results]
     figure = Figure(figsize=(7, 0.4 * len(rows) + 1.2), layout="constrained")
     panel = figure.subplots()
     for height, row in enumerate(reversed(rows)):
-        by_seed = results[row, "g"]
+        by_seed = results[row, network]
         seeds = dice_of_seeds(by_seed)
         panel.scatter(seeds, [height] * len(seeds), color="tab:blue", s=18)
         panel.scatter([sum(seeds) / len(seeds)], [height], marker="|", color="black", s=160)
     panel.set_yticks(range(len(rows)), [ALL_ROWS[row][0] for row in reversed(rows)])
-    panel.set_xlabel("Dice of g, % (dots: seeds; line: their mean)")
+    panel.set_xlabel(f"Dice of {network}, % (dots: seeds; line: their mean)")
     panel.grid(axis="x", alpha=0.3)
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
@@ -256,10 +257,11 @@ def run(args: argparse.Namespace) -> int:
     left = [f"{row}, seed {seed}" for row, seed in jobs if not (run_dir(args, row, seed) / "models/model.pt").exists()]
     if results := measured(jobs, args):
         text = as_markdown(results, args, scale.left_out)
-        stem = "ablations" if args.split is None else f"ablations_{args.split}"
+        other = [] if args.networks == ["g", "f"] else args.networks
+        stem = "_".join(filter(None, ["ablations", args.split, *other]))
         atomic_write(args.out / f"{stem}.csv", lambda path: path.write_text(as_csv(results)))
         atomic_write(args.out / f"{stem}.md", lambda path: path.write_text(text))
-        plot(results, args.out / f"{stem}.png")
+        plot(results, args.networks[0], args.out / f"{stem}.png")
         print(text)
     print(f"{len(jobs) - len(left)} of {len(jobs)} have finished" + (f"; left: {', '.join(left)}" if left else ""))
     for row, seed in jobs if args.bring_home else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -68,6 +69,19 @@ def test_they_are_evaluated_as_any_network(run, tmp_path):
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert record["model_file"] == str(run_dir / "models" / "checkpoint.pt")
     assert (tmp_path / "predictions" / "validation_000_pred.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("network", ["f", "both"])
+@pytest.mark.parametrize("other", [{"spacing": [1.0, 1.0, 2.0]}, {"class_names": ["background", "a", "b", "c"]},
+                                   {"intensity": {"_target_": "Compose", "transforms": []}}])  # fmt: skip
+def test_scans_are_shown_as_in_training_or_not_at_all(network, other, run, tmp_path):
+    """Weights fit any voxel size: a forgotten model.json would give worse masks without a word."""
+    run_dir, data = run
+    with pytest.raises(Exception) as caught:  # noqa: B017, PT011
+        workflow("inference.json", network, run_dir, tmp_path / "out", dataset_dir=str(data / "images"), **other)
+    sentence = str(user_error_in(caught.value))
+    assert re.search(f"trained with other settings .{next(iter(other))} .* model.json", sentence)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("network", ["f", "both"])

@@ -16,6 +16,7 @@ from short_training import (
     CONFIGS,
     ROOT,
     history,
+    refusal,
     settings,
     train,
     workflow,
@@ -80,6 +81,13 @@ def test_rates_are_multiples_of_the_recipe_and_leave_the_sampling(name, times, d
         assert changed["num_unlabeled"] == plain["num_unlabeled"]
         for rate in ("lr_3d", "lr_2d"):
             assert changed[rate] == pytest.approx(times * plain[rate])
+
+
+def test_other_rates_are_another_run(data, tmp_path):
+    own = settings(data, tmp_path, stage_1_epochs=1, stage_2_epochs=1)
+    train(own)
+    sentence = refusal(own, ROOT / "configs" / "ingredients" / "higher_rates.json")
+    assert "learning_rate 0.0001 then, 0.0002 now; learning_rate_2d 0.001 then, 0.002 now" in sentence
 
 
 def test_a_frequent_refresh_follows_the_length_of_stage_2(data, tmp_path):

@@ -96,10 +96,13 @@ def test_a_network_of_the_runs_own_is_built_too(tmp_path):
 
 def test_why_a_2d_network_cannot_be_built(tmp_path):
     gone = SETTINGS | ADAPTED | {"model_2d": str(tmp_path / "moved")}
-    with pytest.raises(UserError, match=r"The 2D network of .*c\.pt cannot be built: .*moved"):
+    with pytest.raises(UserError, match=r"The 2D network of .*c\.pt cannot be built .* its model_2d, .*moved, must be"):
         load_2d_network(checkpoint(tmp_path / "c.pt", gone))
+    for key in ("lora", "network_2d_def", "class_names"):
+        with pytest.raises(UserError, match="cannot be built as in training"):
+            load_2d_network(checkpoint(tmp_path / "c.pt", SETTINGS | ADAPTED | {key: "None"}))
     unknown = SETTINGS | ADAPTED | {"network_2d_def": json.dumps({"_target_": "torch.nn.ReLU", "inplace": "@mine"})}
-    with pytest.raises(UserError, match="cannot be built: .*mine"):
+    with pytest.raises(UserError, match="cannot be built .*mine"):
         load_2d_network(checkpoint(tmp_path / "c.pt", unknown))
     with pytest.raises(UserError, match="The network_2d in .* does not fit"):
         load_2d_network(checkpoint(tmp_path / "c.pt", SETTINGS | ADAPTED))
@@ -115,7 +118,7 @@ class Says(nn.Module):
 
 
 def test_both_networks_are_the_mean_of_their_probabilities():
-    """(0.9, 0.1) and (0.2, 0.8): (0.55, 0.45), where the mean of logits would be on the other side."""
+    """(0.9, 0.1) and (0.2, 0.8): (0.55, 0.45), where the mean of logits would give (0.6, 0.4)."""
     both = BothNetworks(Says(*torch.tensor([0.9, 0.1]).log()), Says(*torch.tensor([0.2, 0.8]).log()))
     found = both(torch.zeros(2, 1, 4, 4, 4))
     assert found.shape == (2, 2, 4, 4, 4)

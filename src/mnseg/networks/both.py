@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +35,10 @@ class BothNetworks(nn.Module):
 
 
 def load_both_networks(
-    checkpoint_file: str | Path, network: nn.Module, device: str | torch.device = "cpu"
+    checkpoint_file: str | Path,
+    network: nn.Module,
+    device: str | torch.device = "cpu",
+    settings: Mapping[str, Any] | None = None,
 ) -> BothNetworks:
     """Both networks of a run, from its ``checkpoint.pt`` (``configs/inference/both_networks.json``).
 
@@ -41,10 +46,13 @@ def load_both_networks(
         checkpoint_file: of the run; the files of its pretrained 2D network must be where they were in training.
         network: the 3D network as the config builds it.
         device: where both are put.
+        settings: of the config, which must be those of the run: see ``TrainedNetworks.require_same``.
 
     Raises:
-        UserError: no checkpoint, a damaged one, one of another 3D network, or one whose 2D network cannot be built.
+        UserError: no checkpoint, a damaged one, one of other settings or another 3D network, or one whose 2D network
+            cannot be built.
     """
     trained = TrainedNetworks.read(checkpoint_file)
+    trained.require_same(settings or {})
     trained.fill(network=network)
     return BothNetworks(network, trained.build_2d()).to(device)

@@ -16,6 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
+from mnseg.bundle import config_text
 from mnseg.errors import UserError, user_error_in
 
 __all__ = ["TrainedNetworks", "load_2d_network", "load_networks"]
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 # What must be as in training for the networks to see what they were trained on; the rest of the settings may differ.
 SHARED = ("class_names", "in_channels", "orientation", "intensity", "network_def", "network_2d_def", "spacing",
           "patch_size", "slice_axis", "slice_scale", "slice_context")  # fmt: skip
+ADVICE = "give the config files and keys of the training, for evaluation and inference the model.json of its run"
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,30 @@ class TrainedNetworks:
         except Exception as error:
             raise UserError(
                 f"{path} cannot be read ({type(error).__name__}: damaged, or not a checkpoint of this bundle): "
-                "train again."
+                "set run_dir or ckpt_dir to an intact one, or train again."
             ) from error
         if epoch < last:
             logger.warning("%s is of a training that has not finished: epoch %d of %d.", path, epoch, last)
         return cls(path, settings, weights)
+
+    def require_same(self, settings: Mapping[str, Any]) -> None:
+        """
+        Args:
+            settings: of the config at hand; those that decide what a network sees are compared, where both have them,
+                and the running config's ``intensity``.
+
+        Raises:
+            UserError: naming the settings of training that are others now.
+        """
+        text = config_text("intensity")
+        settings = {**({"intensity": text} if text else {}), **settings}
+        different = [
+            f"{key} {str(self.settings[key])[:60]} then, {str(settings[key])[:60]} now"
+            for key in SHARED
+            if key in self.settings and key in settings and self.settings[key] != str(settings[key])
+        ]
+        if different:
+            raise UserError(f"{self.path} was trained with other settings ({'; '.join(different)}): {ADVICE}.")
 
     def fill(self, **networks: nn.Module) -> None:
         """Put the weights into networks, by name.
@@ -77,10 +98,8 @@ class TrainedNetworks:
             try:
                 module.load_state_dict(self.weights[name])
             except RuntimeError as error:
-                raise UserError(
-                    f"The {name} in {self.path} does not fit the config ({' '.join(str(error).split())[:200]}): "
-                    "give the config files and keys of the training."
-                ) from error
+                why = " ".join(str(error).split())[:200]
+                raise UserError(f"The {name} in {self.path} does not fit the config ({why}): {ADVICE}.") from error
 
     def build_2d(self) -> nn.Module:
         """The 2D network, from the run's settings alone, without its configs.
@@ -90,17 +109,20 @@ class TrainedNetworks:
         Raises:
             UserError: its settings cannot build it.
         """
-        settings = {key: _literal(value) for key, value in self.settings.items()}
-        settings["num_classes"] = len(settings["class_names"])
-        settings["lora_rank"], settings["lora_dropout"] = settings["lora"]
-        settings |= {"slice_chunk": 32, "slice_checkpoint": False}  # no settings of a run, since memory alone
-        parser = ConfigParser(settings | {"network_2d_def": json.loads(self.settings["network_2d_def"])})
         try:
+            settings = {key: _literal(value) for key, value in self.settings.items()}
+            settings["num_classes"] = len(settings["class_names"])
+            settings["lora_rank"], settings["lora_dropout"] = settings["lora"]
+            settings |= {"slice_chunk": 32, "slice_checkpoint": False}  # no settings of a run, since memory alone
+            parser = ConfigParser(settings | {"network_2d_def": json.loads(self.settings["network_2d_def"])})
             with _no_warnings("mnseg.networks.build"):  # of random weights, which do not stay
                 network = parser.get_parsed_content("network_2d_def")
         except Exception as error:
             sentence = user_error_in(error) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise UserError(f"The 2D network of {self.path} cannot be built: {sentence}") from error
+            raise UserError(
+                f"The 2D network of {self.path} cannot be built as in training; the files of its model_2d, "
+                f"{self.settings.get('model_2d')}, must be where they were then ({sentence})"
+            ) from error
         self.fill(network_2d=network)
         return network
 
@@ -120,15 +142,7 @@ def load_networks(path: str | Path, network: nn.Module, network_2d: nn.Module, s
         UserError: no checkpoint, a damaged one, or one of other settings.
     """
     trained = TrainedNetworks.read(path)
-    saved = trained.settings
-    different = [
-        f"{key} {str(saved[key])[:60]} then, {str(settings[key])[:60]} now"
-        for key in SHARED
-        if key in saved and key in settings and saved[key] != str(settings[key])
-    ]
-    if different:
-        raise UserError(f"{path} was trained with other settings ({'; '.join(different)}): give the config files and "
-                        "keys of the training.")
+    trained.require_same(settings)
     trained.fill(network=network, network_2d=network_2d)
     with trained.path.open("rb") as file:
         digest = sha256()
@@ -137,17 +151,22 @@ def load_networks(path: str | Path, network: nn.Module, network_2d: nn.Module, s
     return digest.hexdigest()
 
 
-def load_2d_network(checkpoint_file: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+def load_2d_network(
+    checkpoint_file: str | Path, device: str | torch.device = "cpu", settings: Mapping[str, Any] | None = None
+) -> nn.Module:
     """The 2D network of a run alone, lifted to volumes (``configs/inference/network_2d.json``).
 
     Args:
         checkpoint_file: of the run; the files of its pretrained 2D network must be where they were in training.
         device: where it is put.
+        settings: of the config, which must be those of the run: see ``TrainedNetworks.require_same``.
 
     Raises:
-        UserError: no checkpoint, a damaged one, or one whose 2D network cannot be built.
+        UserError: no checkpoint, a damaged one, one of other settings, or one whose 2D network cannot be built.
     """
-    return TrainedNetworks.read(checkpoint_file).build_2d().to(device)
+    trained = TrainedNetworks.read(checkpoint_file)
+    trained.require_same(settings or {})
+    return trained.build_2d().to(device)
 
 
 @contextmanager
