@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -82,6 +83,14 @@ def test_scans_are_shown_as_in_training_or_not_at_all(network, other, run, tmp_p
     sentence = str(user_error_in(caught.value))
     assert re.search(f"trained with other settings .{next(iter(other))} .* model.json", sentence)
     assert not (tmp_path / "out").exists()
+
+
+def test_another_checkpoint_by_its_name(run, tmp_path):
+    run_dir, data = run
+    copy = shutil.copy(run_dir / "models" / "checkpoint.pt", tmp_path / "kept.pt")
+    flow = workflow("evaluate.json", "both", run_dir, tmp_path / "out", dataset_dir=str(data),
+                    ckpt_dir=str(tmp_path / "nowhere"), model_file=str(copy))  # fmt: skip
+    assert flow.parser.get_parsed_content("weights_file") == str(copy)
 
 
 @pytest.mark.parametrize("network", ["f", "both"])

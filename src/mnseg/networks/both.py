@@ -18,6 +18,9 @@ __all__ = ["BothNetworks", "load_both_networks"]
 class BothNetworks(nn.Module):
     """The mean of two networks' probabilities: the ensemble of the 3D and the 2D network.
 
+    A network, so that it fits wherever a config expects one; MONAI's ``EnsembleEvaluator`` would replace evaluator and
+    postprocessing, and sends each network over the whole volume by itself.
+
     Args:
         network: 3D network, volumes (B, C, H, W, D) to logits (B, K, H, W, D).
         network_2d: the 2D network lifted to volumes, same shapes.
