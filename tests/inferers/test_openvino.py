@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -81,6 +84,38 @@ def test_threads_share_it():
         found = list(pool.map(lambda volume: run(inferer, volume), volumes))
     for volume, logits in zip(volumes, found, strict=True):
         torch.testing.assert_close(logits, run(plain, volume), rtol=1e-3, atol=1e-4)
+
+
+# As the app does: two shapes are compiled, the weights change, a child process ends, and Python hears of it.
+CHILDREN_END = """
+import faulthandler, signal, subprocess
+import torch
+from monai.networks.nets import BasicUNet
+from mnseg.inferers.openvino import OpenVINOInferer
+
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+network = BasicUNet(3, 1, 2, features=(4, 4, 4, 4, 4, 4)).eval()
+inferer = OpenVINOInferer(roi_size=(32, 32, 32), sw_batch_size=2, overlap=0.5)
+with torch.no_grad():
+    for _ in range(3):
+        inferer(torch.zeros(1, 1, 32, 32, 64), network)
+        subprocess.run(["true"])
+        network.load_state_dict({name: value * 0.5 for name, value in network.state_dict().items()})
+compiled = inferer._compiled[1].runs
+assert len(compiled) == 2 and None not in compiled.values(), compiled
+del inferer, compiled
+subprocess.run(["true"])
+print("alive")
+"""
+
+
+@needs_openvino
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signal stacks are Linux's")
+def test_signals_are_survived_after_networks_were_let_go():
+    done = subprocess.run([sys.executable, "-c", CHILDREN_END], env={**os.environ, "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-2000:]
 
 
 class Strange(nn.Module):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -100,7 +102,7 @@ def _compile(network: nn.Module, shape: tuple[int, ...], streams: int) -> Run | 
             expected = network(windows)
         settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
         settings |= {"NUM_STREAMS": streams} if streams > 1 else {"PERFORMANCE_HINT": "LATENCY"}
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
+        compiled = _core().compile_model(model, "CPU", settings)
         run = _one_by_one(compiled, streams) if streams > 1 else lambda windows: compiled(windows)[0]
         # What a network computes outside of torch is a constant to a compiler.
         torch.testing.assert_close(torch.from_numpy(run(windows.numpy())), expected, rtol=1e-2, atol=1e-2)
@@ -110,6 +112,21 @@ def _compile(network: nn.Module, shape: tuple[int, ...], streams: int) -> Run | 
         return None
     finally:
         network.train(was_training)
+
+
+@functools.cache
+def _core() -> Any:
+    """The one Core of this process, whose CPU plugin a thread of its own has loaded.
+
+    When the plugin is loaded it replaces the signal stack (sigaltstack) of the thread that asks for it, and frees that
+    memory when it is unloaded. With a plugin for each compiled shape, freed in the order in which they were made, a
+    thread was left with a stack that was gone: the next signal, such as that of a child process that ended, killed the
+    whole process without a word.
+    """
+    core = openvino.Core()
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(core.get_property, "CPU", "FULL_DEVICE_NAME").result()
+    return core
 
 
 def _one_by_one(compiled: Any, streams: int) -> Run:
