@@ -110,8 +110,9 @@ lint: $(VENV)/.mnseg-test
 test: test-core test-app
 
 # -rs: tests without their data say why they were skipped. Files are shared out among processes with one thread each.
+# A process that dies ends the run with the name of its test; replaced, it leaves xdist waiting for it without end.
 test-core: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n auto --maxprocesses 4 --dist loadfile --ignore=tests/app
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0 --ignore=tests/app
 
 test-app: $(APP_VENV)/.mnseg-app
 	$(APP_BIN)/python -m pytest -rs tests/app
