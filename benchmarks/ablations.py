@@ -64,6 +64,7 @@ INGREDIENTS = {
     "joint_teacher_mixed_patches": ("both networks' mean teaches, boxes exchanged", None),
     "strong_augmentation": ("stronger augmentation", None),
     "joint_teacher_strong_augmentation": ("both networks' mean teaches, stronger augmentation", None),
+    "supervised_strong_augmentation": ("supervised only, stronger augmentation", None),
     "more_foreground": ("more crops at the foreground", None),
     "neighboring_slices": ("neighboring slices as channels", None),
     "several_axes": ("slices along all three axes", None),
