@@ -18,6 +18,7 @@ def test_odd_epochs_of_stage_2_train_the_3d_network():
     assert student_of(1, 7) == "both"
     assert [student_of(2, e) for e in range(1, 6)] == ["3d", "2d", "3d", "2d", "3d"]
     assert {student_of(2, e, "fixed_teacher") for e in range(1, 6)} == {"3d"}
+    assert {student_of(2, e, "distillation") for e in range(1, 6)} == {"3d"}
     assert [student_of(2, e, "mean_teacher") for e in range(1, 4)] == ["3d", "2d", "3d"]
     assert [student_of(2, e, "joint_teacher") for e in range(1, 4)] == ["3d", "2d", "3d"]
 
@@ -34,6 +35,7 @@ def test_the_other_network_teaches_unless_roles_say_otherwise():
     assert [teachers_of(s) for s in ("3d", "2d")] == [("2d",), ("3d",)]
     assert [teachers_of(s, "fixed_teacher") for s in ("3d", "2d")] == [("2d",), ("3d",)]
     assert [teachers_of(s, "mean_teacher") for s in ("3d", "2d")] == [("3d",), ("3d",)]
+    assert [teachers_of(s, "distillation") for s in ("3d", "2d")] == [("3d",), ("3d",)]
     assert [teachers_of(s, "joint_teacher") for s in ("3d", "2d")] == [("3d", "2d"), ("3d", "2d")]
 
 

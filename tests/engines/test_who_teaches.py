@@ -153,6 +153,23 @@ def test_a_mean_teacher_without_an_average_is_refused(co_training):
         co_training(roles="mean_teacher")
 
 
+def test_distillation_teaches_g_alone_and_needs_a_teacher(co_training):
+    calls = []
+
+    class Teacher(nn.Module):
+        def forward(self, x):
+            calls.append((self.training, len(x)))
+            return torch.zeros(len(x), 3, *x.shape[2:])
+
+    run = co_training(stage_1=0, stage_2=2, mode="fixed", num_unlabeled=2, roles="distillation", teacher_3d=Teacher())
+    before = {"g": state_of(run.g), "f": state_of(run.f)}
+    run.trainer.run()
+    assert calls == [(False, 2)] * 4, "two batches in each of two epochs"
+    assert changed(run.g, before["g"]) and not changed(run.f, before["f"])
+    with pytest.raises(UserError, match="distillation.json"):
+        co_training(roles="distillation")
+
+
 class ByCase(nn.Module):
     """A teacher that knows a mask for every image: the truth, or another case's."""
 

@@ -62,7 +62,8 @@ class CoTrainer(SupervisedTrainer):
         roles: "alternate" (the method), or "fixed_teacher": ``f`` stays as stage 1 left it and only ``g`` learns in
             stage 2 (the paper's ablation without iterative co-training), or "mean_teacher": ``teacher_3d``, which must
             be a moving average of ``g``, teaches both, or "joint_teacher": the mean of both networks' pseudo-labels
-            teaches both.
+            teaches both, or "distillation": in stage 2 ``teacher_3d``, which must be given, teaches ``g``, and ``f``
+            stays as it is.
         teacher_3d: network that teaches in place of ``network``, say its moving average.
         micro_batch_size: at most so many patches pass a network at once; gradients are accumulated over the rest.
             None: the whole batch at once. Cross-entropy and divergence do not change by it, the Dice terms are then
@@ -92,7 +93,7 @@ class CoTrainer(SupervisedTrainer):
         optimizer: Optimizer,
         optimizer_2d: Optimizer,
         loss: CoTrainingLoss | None = None,
-        roles: Literal["alternate", "fixed_teacher", "mean_teacher", "joint_teacher"] = "alternate",
+        roles: Literal["alternate", "fixed_teacher", "mean_teacher", "joint_teacher", "distillation"] = "alternate",
         teacher_3d: nn.Module | None = None,
         micro_batch_size: int | None = None,
         slice_stride: int = 1,
@@ -105,6 +106,8 @@ class CoTrainer(SupervisedTrainer):
         _check_settings(max_epochs, stage_1_epochs, roles, micro_batch_size, amp_dtype)
         if roles == "mean_teacher" and teacher_3d in (None, unwrap(network)):
             raise UserError("roles 'mean_teacher' needs an average: set ema_momentum (say 0.01) and ema_teacher true.")
+        if roles == "distillation" and teacher_3d in (None, unwrap(network)):
+            raise UserError("roles 'distillation' needs a teacher: add configs/recipes/distillation.json.")
         if slice_stride < 1:
             raise UserError(f"slice_stride is {slice_stride}; it must be at least 1 (every slice).")
         super().__init__(

@@ -8,7 +8,7 @@ from typing import Literal
 __all__ = ["ROLES", "Role", "learning_rate_factor", "stage_of", "student_of", "teachers_of"]
 
 Role = Literal["both", "3d", "2d"]
-ROLES = ("alternate", "fixed_teacher", "mean_teacher", "joint_teacher")
+ROLES = ("alternate", "fixed_teacher", "mean_teacher", "joint_teacher", "distillation")
 
 
 def stage_of(epoch: int, stage_1_epochs: int) -> tuple[int, int]:
@@ -19,11 +19,12 @@ def stage_of(epoch: int, stage_1_epochs: int) -> tuple[int, int]:
 def student_of(stage: int, stage_epoch: int, roles: str = "alternate") -> Role:
     """Who learns: both in stage 1; in stage 2 the 3D network in odd epochs and the 2D network in even ones.
 
-    With ``roles`` "fixed_teacher" it is always the 3D network (M&N, Table 4, row "no iterative co-training").
+    With ``roles`` "fixed_teacher" it is always the 3D network (M&N, Table 4, row "no iterative co-training"), and with
+    "distillation".
     """
     if stage == 1:
         return "both"
-    return "3d" if roles == "fixed_teacher" or stage_epoch % 2 == 1 else "2d"
+    return "3d" if roles in ("fixed_teacher", "distillation") or stage_epoch % 2 == 1 else "2d"
 
 
 def teachers_of(student: Role, roles: str = "alternate") -> tuple[Role, ...]:
@@ -34,10 +35,12 @@ def teachers_of(student: Role, roles: str = "alternate") -> tuple[Role, ...]:
     listens.
 
     "joint_teacher": both networks together, whoever learns.
+
+    "distillation": the network in the 3D network's place, say both networks of an earlier run (Hinton et al., 2015).
     """
     if roles == "joint_teacher":
         return ("3d", "2d")
-    return ("2d",) if student == "3d" and roles != "mean_teacher" else ("3d",)
+    return ("2d",) if student == "3d" and roles not in ("mean_teacher", "distillation") else ("3d",)
 
 
 def learning_rate_factor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mnseg.errors import UserError
 from mnseg.networks.trained import TrainedNetworks
 
-__all__ = ["BothNetworks", "load_both_networks"]
+__all__ = ["BothNetworks", "load_both_networks", "load_teacher"]
 
 
 class BothNetworks(nn.Module):
@@ -59,3 +61,25 @@ def load_both_networks(
     trained.require_same(settings or {})
     trained.fill(network=network)
     return BothNetworks(network, trained.build_2d()).to(device)
+
+
+def load_teacher(
+    warm_start: str | Path | None,
+    network: nn.Module,
+    device: str | torch.device = "cpu",
+    settings: Mapping[str, Any] | None = None,
+) -> BothNetworks:
+    """Both networks of an earlier run as the teacher that stays as it is (``configs/recipes/distillation.json``).
+
+    Args:
+        warm_start: the earlier run's ``checkpoint.pt``, from which the student begins as well.
+        network: a 3D network like the student's, which is copied.
+        device, settings: see ``load_both_networks``.
+
+    Raises:
+        UserError: no ``warm_start``, and what ``load_both_networks`` refuses.
+    """
+    if warm_start is None:
+        raise UserError("warm_start is null, but both networks of an earlier run are to teach: "
+                        "set warm_start to its checkpoint.pt.")
+    return load_both_networks(warm_start, copy.deepcopy(network), device, settings).eval().requires_grad_(False)
