@@ -222,7 +222,7 @@ def _picture(item: dict, case: str, place: str, runs: Sequence[Run]) -> Picture:
             raise UserError(f"the mask of {run.name} is not on the grid of the scan")
         dice = run.values("dice").get(case, float("nan"))
         masks.append((f"{run.name}\n" + (f"Dice {dice:.3f}" if np.isfinite(dice) else ""), mask))
-    return Picture(f"{case}: {place}" if place else case, scan, truth, masks)
+    return Picture(f"{case}\n{place}" if place else case, scan, truth, masks)
 
 
 def _class_names(content: dict, runs: Sequence[Run], pictures: Sequence[Picture]) -> dict[int, str]:

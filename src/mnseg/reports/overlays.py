@@ -112,7 +112,7 @@ def overlay_figure(pictures: Sequence[Picture], axis: int, class_names: dict[int
     columns = 2 + len(pictures[0].masks)
     heights = [_extent(picture.scan, axis)[1] / _extent(picture.scan, axis)[0] for picture in pictures]
     width = min(3.0, 11.0 / columns)
-    figure = Figure(figsize=(width * columns, sum(width * h + 0.42 for h in heights) + 0.45), layout="constrained")
+    figure = Figure(figsize=(width * columns, sum(width * h + 0.57 for h in heights) + 0.45), layout="constrained")
     panels = figure.subplots(len(pictures), columns, squeeze=False)
     for row, picture in zip(panels, pictures, strict=True):
         index = pick_slice(picture.truth.voxels, axis)
