@@ -8,9 +8,10 @@ import pytest
 import torch
 from ignite.engine import Events
 
+from mnseg.cli import main
 from mnseg.networks.both import BothNetworks
 from one_thread import one_thread
-from short_training import ROOT, history, refusal, settings, train, weights, workflow, write_data
+from short_training import CONFIGS, ROOT, history, refusal, settings, train, weights, workflow, write_data
 
 OVERLAY = ROOT / "configs" / "recipes" / "distillation.json"
 PHASE = {"stage_2_epochs": 4, "warmup_epochs": 0, "checkpoint_interval": 1}
@@ -71,10 +72,22 @@ def test_a_phase_that_was_stopped_goes_on_as_if_it_had_not_been(earlier, tmp_pat
     assert all(torch.equal(value, ours[name]) for name, value in weights(whole).items())
 
 
+def test_its_time_and_memory_are_planned(earlier, tmp_path, capsys):
+    own = phase(earlier, tmp_path)
+    argv = ["plan", "--config_file", str([str(CONFIGS / "train.json"), str(OVERLAY)])]
+    argv += [part for key, value in own.items() for part in (f"--{key}", str(value))]
+    assert main(argv) == 0
+    assert "3D" in capsys.readouterr().out
+    assert not (tmp_path / "models").exists()
+
+
 def test_what_cannot_teach_is_refused(earlier, tmp_path):
     assert "warm_start is null" in refusal(phase(earlier, tmp_path, warm_start=None), OVERLAY)
-    gone = tmp_path / "gone" / "checkpoint.pt"
-    assert f"no checkpoint {gone}" in refusal(phase(earlier, tmp_path, warm_start=str(gone)), OVERLAY)
+    model = earlier[1].with_name("model.pt")
+    for path, why in ((tmp_path / "gone.pt", "There is no checkpoint"), (model, "not a checkpoint")):
+        sentence = refusal(phase(earlier, tmp_path, warm_start=str(path)), OVERLAY)
+        assert why in sentence and str(path) in sentence and "set warm_start to the checkpoint.pt" in sentence
+        assert "run_dir" not in sentence
     names = ["background", "bean", "lobe", "tube"]
     assert "class_names" in refusal(phase(earlier, tmp_path, class_names=names), OVERLAY)
     assert not (tmp_path / "models" / "checkpoint.pt").exists()

@@ -114,8 +114,23 @@ print("alive")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signal stacks are Linux's")
 def test_signals_are_survived_after_networks_were_let_go():
     done = subprocess.run([sys.executable, "-c", CHILDREN_END], env={**os.environ, "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True)  # fmt: skip
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-2000:]
+
+
+@needs_openvino
+def test_networks_of_several_threads_are_all_compiled(caplog):
+    networks = [unet() for _ in range(4)]
+
+    def compiled(network):
+        inferer = OpenVINOInferer(**SETTINGS)
+        with torch.no_grad():
+            inferer(torch.randn(1, 1, 32, 32, 64), network)
+        return inferer._compiled[1]
+
+    with ThreadPoolExecutor(4) as pool, caplog.at_level(logging.WARNING):
+        made = list(pool.map(compiled, networks))
+    assert all(run is not None for each in made for run in {**each.runs, **each.shared}.values()), caplog.text
 
 
 class Strange(nn.Module):

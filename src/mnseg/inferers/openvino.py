@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 openvino, has_openvino = optional_import("openvino")
 
+# Neither tracing nor the first call of _core may happen in two threads at once.
+_compiling = threading.Lock()
+
 Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -94,6 +97,11 @@ class _Compiled:
 
 def _compile(network: nn.Module, shape: tuple[int, ...], streams: int) -> Run | None:
     """None: OpenVINO cannot run the network, or runs it otherwise than torch."""
+    with _compiling:
+        return _compile_alone(network, shape, streams)
+
+
+def _compile_alone(network: nn.Module, shape: tuple[int, ...], streams: int) -> Run | None:
     was_training, windows = network.training, torch.rand(shape)
     try:
         # Tensors that were made in inference mode cannot be traced.

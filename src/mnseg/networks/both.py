@@ -57,7 +57,12 @@ def load_both_networks(
         UserError: no checkpoint, a damaged one, one of other settings or another 3D network, or one whose 2D network
             cannot be built.
     """
-    trained = TrainedNetworks.read(checkpoint_file)
+    return _both(TrainedNetworks.read(checkpoint_file), network, device, settings)
+
+
+def _both(
+    trained: TrainedNetworks, network: nn.Module, device: str | torch.device, settings: Mapping[str, Any] | None
+) -> BothNetworks:
     trained.require_same(settings or {})
     trained.fill(network=network)
     return BothNetworks(network, trained.build_2d()).to(device)
@@ -72,7 +77,8 @@ def load_teacher(
     """Both networks of an earlier run as the teacher that stays as it is (``configs/recipes/distillation.json``).
 
     Args:
-        warm_start: the earlier run's ``checkpoint.pt``, from which the student begins as well.
+        warm_start: the earlier run's ``checkpoint.pt``, from which the student begins as well. It is read again when
+            the student's run goes on after a stop.
         network: a 3D network like the student's, which is copied.
         device, settings: see ``load_both_networks``.
 
@@ -82,4 +88,6 @@ def load_teacher(
     if warm_start is None:
         raise UserError("warm_start is null, but both networks of an earlier run are to teach: "
                         "set warm_start to its checkpoint.pt.")
-    return load_both_networks(warm_start, copy.deepcopy(network), device, settings).eval().requires_grad_(False)
+    advice = "set warm_start to the checkpoint.pt of the run whose networks teach, which must stay where it is"
+    trained = TrainedNetworks.read(warm_start, advice)
+    return _both(trained, copy.deepcopy(network), device, settings).eval().requires_grad_(False)

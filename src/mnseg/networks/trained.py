@@ -44,16 +44,18 @@ class TrainedNetworks:
     weights: Mapping[str, Mapping[str, Tensor]]
 
     @classmethod
-    def read(cls, path: str | Path) -> TrainedNetworks:
+    def read(cls, path: str | Path, advice: str = "set run_dir or ckpt_dir to a finished run") -> TrainedNetworks:
         """
+        Args:
+            path: of the checkpoint.
+            advice: what to do where it cannot be read.
+
         Raises:
             UserError: no checkpoint, or a damaged one.
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(
-                f"There is no checkpoint {path}: train first, or set run_dir or ckpt_dir to a finished run."
-            )
+            raise UserError(f"There is no checkpoint {path}: train first, or {advice}.")
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             objects = content["objects"]
@@ -63,7 +65,7 @@ class TrainedNetworks:
         except Exception as error:
             raise UserError(
                 f"{path} cannot be read ({type(error).__name__}: damaged, or not a checkpoint of this bundle): "
-                "set run_dir or ckpt_dir to an intact one, or train again."
+                f"{advice}, or train again."
             ) from error
         if epoch < last:
             logger.warning("%s is of a training that has not finished: epoch %d of %d.", path, epoch, last)

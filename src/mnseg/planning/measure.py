@@ -104,7 +104,6 @@ def _short(
         "checkpoint_interval": NEVER,
         "cache_dir": None,
         "resume": False,
-        "warm_start": None,
     }
 
 
