@@ -72,7 +72,7 @@ def test_a_phase_that_was_stopped_goes_on_as_if_it_had_not_been(earlier, tmp_pat
     assert all(torch.equal(value, ours[name]) for name, value in weights(whole).items())
 
 
-def test_its_time_and_memory_are_planned(earlier, tmp_path, capsys):
+def test_its_time_is_planned(earlier, tmp_path, capsys):
     own = phase(earlier, tmp_path)
     argv = ["plan", "--config_file", str([str(CONFIGS / "train.json"), str(OVERLAY)])]
     argv += [part for key, value in own.items() for part in (f"--{key}", str(value))]
