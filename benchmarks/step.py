@@ -26,6 +26,7 @@ from monai.bundle import ConfigParser
 from mnseg.data.datalist import load_datalist, write_datalist
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.distributed import unwrap
+from mnseg.engines.precision import amp_dtype_of
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
 from mnseg.networks.pretrained import TINY_SEGFORMER
@@ -119,7 +120,7 @@ def _attach_counts(parser: ConfigParser, kinds: list[Kind]) -> list[StepCounts]:
 def add_floors(rows: list[dict[str, Any]], counts: list[StepCounts], parser: ConfigParser) -> dict[str, Any]:
     """Put operations, bytes, floor and the operators' shares into the rows. Returns the device's rates."""
     device, amp = parser.get_parsed_content("device"), parser.get_parsed_content("amp_dtype")
-    rates = measured_rates(device, getattr(torch, amp or "float32"))
+    rates = measured_rates(device, amp_dtype_of(amp, device) or torch.float32)
     counted = {name: row for count in counts for name, row in count.rows.items()}
     for row in rows:
         found = counted[row["name"]]

@@ -35,7 +35,7 @@ def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
         ("gamma", [1.2, 0.8], "gamma is [1.2, 0.8]; it must be two numbers above 0, the smaller one first."),
         ("ema_momentum", 2.0, "ema_momentum is 2.0; it must be a number above 0 and below 1, or null."),
         ("sampling", "linar", "sampling is 'linar'; it must be one of learning_rate, linear, uniform, fixed."),
-        ("amp_dtype", "bf16", "amp_dtype is 'bf16'; it must be one of bfloat16, float16, or null."),
+        ("amp_dtype", "bf16", "amp_dtype is 'bf16'; it must be one of auto, bfloat16, float16, or null."),
         ("learning_rate_final", 0.0001, "learning_rate_final is 0.0001; it must be below learning_rate (0.0001)."),
         ("min_zoom", 1.5, "min_zoom is 1.5; it must not be above max_zoom (1.1)."),
         ("image_size", [32], "image_size is [32]; it must be two whole numbers above 0, rows and columns."),

@@ -17,7 +17,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from mnseg.disagreement import class_disagreement, feature_names, mean_disagreement, scan_features
-from mnseg.engines.co_trainer import AMP_DTYPES
+from mnseg.engines.precision import amp_dtype_of
 from mnseg.errors import UserError, user_error_in
 from mnseg.files import atomic_write, require_writable, stamp_of
 
@@ -50,7 +50,7 @@ class PoolScorer:
         device: where the networks run.
         scores_file: see above.
         checkpoint: SHA-256 from ``mnseg.networks.trained.load_networks``.
-        amp_dtype: None, "bfloat16" or "float16".
+        amp_dtype: None, "bfloat16", "float16", or "auto": bfloat16 where the device has instructions for it.
         max_cases: most scans scored; None: all. The choice is the same every time, as far as the pool is.
     """
 
@@ -78,7 +78,7 @@ class PoolScorer:
         self.in_channels = in_channels
         self.device = torch.device(device)
         self.path = Path(scores_file)
-        self.amp_dtype = None if amp_dtype is None else AMP_DTYPES[amp_dtype]
+        self.amp_dtype = amp_dtype_of(amp_dtype, self.device)
         self.max_cases = max_cases
         overlap = getattr(inferer, "overlap", None)
         self.made_with = {"format": FORMAT, "checkpoint": checkpoint, "class_names": self.class_names,

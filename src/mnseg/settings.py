@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mnseg.engines.co_trainer import AMP_DTYPES
+from mnseg.engines.precision import AMP_DTYPES
 from mnseg.engines.stages import ROLES
 from mnseg.handlers.lrg_sampling import MODES
 from mnseg.mining.training.schedules import SCHEDULES
@@ -101,7 +101,7 @@ RULES: dict[str, Rule] = {
     "sampling": _one_of(*MODES),
     "roles": _one_of(*ROLES),
     "finetuning": _one_of(*STRATEGIES),
-    "amp_dtype": _or_null(_one_of(*AMP_DTYPES)),
+    "amp_dtype": _or_null(_one_of("auto", *AMP_DTYPES)),
     "seed": _whole(0),
     "patch_size": (_is_patch, "three whole numbers above 0, one an axis"),
     "image_size": (_is_size, "two whole numbers above 0, rows and columns"),

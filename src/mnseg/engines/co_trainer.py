@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mnseg.distributed import gather, share_buffers, unwrap
 from mnseg.engines.mixing import BoxMix
+from mnseg.engines.precision import amp_dtype_of, prepare_for
 from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, fetch, raise_errors_again
 from mnseg.engines.stages import ROLES, Role, stage_of, student_of, teachers_of
 from mnseg.errors import UserError
@@ -25,10 +25,6 @@ from mnseg.losses import CoTrainingLoss, LossParts
 from mnseg.losses.reduction import joint_count
 
 __all__ = ["CoTrainer"]
-
-logger = logging.getLogger(__name__)
-
-AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class CoTrainer(SupervisedTrainer):
@@ -72,7 +68,8 @@ class CoTrainer(SupervisedTrainer):
             teacher it always sees all slices. Neighboring slices are much alike, so that its gradient hardly changes
             while its step costs ``slice_stride`` times less. 1: all slices (the paper).
         mix: exchanges voxels between labeled and unlabeled patches of a student's batch, behind the teacher; None: no.
-        amp_dtype: None (full precision), "bfloat16" or "float16".
+        amp_dtype: None (full precision), "bfloat16", "float16", or "auto": bfloat16 where the device has instructions
+            for it.
         max_grad_norm: gradients are clipped to this norm; None: not clipped.
         epoch_length: batches an epoch.
         train_handlers: handlers, attached in this order.
@@ -103,7 +100,7 @@ class CoTrainer(SupervisedTrainer):
         epoch_length: int | None = None,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
-        _check_settings(max_epochs, stage_1_epochs, roles, micro_batch_size, amp_dtype)
+        _check_settings(max_epochs, stage_1_epochs, roles, micro_batch_size)
         if roles == "mean_teacher" and teacher_3d in (None, unwrap(network)):
             raise UserError("roles 'mean_teacher' needs an average: set ema_momentum (say 0.01) and ema_teacher true.")
         if roles == "distillation" and teacher_3d in (None, unwrap(network)):
@@ -130,16 +127,11 @@ class CoTrainer(SupervisedTrainer):
         self.micro_batch_size = micro_batch_size
         self.slice_stride = slice_stride
         self.mix = mix
-        self.amp_dtype = None if amp_dtype is None else AMP_DTYPES[amp_dtype]
+        self.amp_dtype = amp_dtype_of(amp_dtype, self.state.device)
+        prepare_for(self.amp_dtype, self.state.device, [*self.networks.values(), *self.teachers.values()])
         self.max_grad_norm = max_grad_norm
         # Loss scaling is for float16, whose range is small; bfloat16 has float32's.
         scaling = self.amp_dtype is torch.float16
-        if self.amp_dtype is not None and self.state.device.type == "cpu":
-            logger.warning(
-                "amp_dtype %s on a CPU: torch's 3D convolutions can give non-finite gradients there (seen with torch "
-                "2.13 on small feature maps); the run would stop at the first.",
-                amp_dtype,
-            )
         self.scalers = {name: torch.amp.GradScaler(self.state.device.type, enabled=scaling) for name in self.networks}
         self.state.unlabeled_seen = 0
         self.on_epoch_started(self)
@@ -283,14 +275,10 @@ def _accumulate(sums: dict[str, Tensor], counts: Counter[str], loss: LossParts) 
             counts[kind] += number
 
 
-def _check_settings(
-    max_epochs: int, stage_1_epochs: int, roles: str, micro_batch_size: int | None, amp_dtype: str | None
-) -> None:
+def _check_settings(max_epochs: int, stage_1_epochs: int, roles: str, micro_batch_size: int | None) -> None:
     if not 0 <= stage_1_epochs <= max_epochs:
         raise UserError(f"stage_1_epochs is {stage_1_epochs}; it must lie between 0 and max_epochs ({max_epochs}).")
     if roles not in ROLES:
         raise UserError(f"roles is '{roles}'; it must be one of {', '.join(ROLES)}.")
     if micro_batch_size is not None and micro_batch_size < 1:
         raise UserError(f"micro_batch_size is {micro_batch_size}; it must be at least 1, or null for the whole batch.")
-    if amp_dtype is not None and amp_dtype not in AMP_DTYPES:
-        raise UserError(f"amp_dtype is '{amp_dtype}'; it must be null, 'bfloat16' or 'float16'.")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mnseg.networks.narrowing_convolution import NarrowingConv3d, is_narrowing
+from mnseg.networks.unpadded_skip import to_unpadded_skips
 
 __all__ = ["to_channels_last"]
 
@@ -52,4 +53,4 @@ def to_channels_last(network: nn.Module, wanted: bool = True) -> nn.Module:
             module.__class__ = _PerSampleNorm3d
         elif type(module) is nn.Conv3d and is_narrowing(module):
             module.__class__ = NarrowingConv3d
-    return network
+    return to_unpadded_skips(network)

@@ -61,17 +61,18 @@ def _weight_gradient(
 ) -> Tensor:
     """``dL/dw[t] = sum_p x[p + t dilation - padding] y[p]``, without the products with the border's zeros.
 
-    The samples' products are added up first, pixel by pixel, in the layout that they are in.
+    The samples' products are added up first, pixel by pixel, in the layout that they are in and at least in float32:
+    in bfloat16 a sum would lose what is 256 times smaller than itself.
     """
     sums, windows = [], []
     for tap in itertools.product(*map(range, weight.shape[2:])):
         offsets = [at * step - pad for at, step, pad in zip(tap, dilation, padding, strict=True)]
         windows.append(list(zip(*map(_overlap, offsets, image.shape[2:], grad.shape[2:]), strict=True)))
-        sums.append(torch.zeros_like(grad[0]))
+        sums.append(torch.zeros_like(grad[0], dtype=torch.promote_types(grad.dtype, torch.float32)))
     for sample, part in zip(image, grad, strict=True):
         for total, (source, target) in zip(sums, windows, strict=True):
             total[:, *target].addcmul_(sample[:, *source], part[:, *target])
-    return torch.stack([total.sum((1, 2)) for total in sums], dim=1).view_as(weight)
+    return torch.stack([total.sum((1, 2)) for total in sums], dim=1).view_as(weight).to(weight.dtype)
 
 
 def _overlap(offset: int, size: int, out_size: int) -> tuple[slice, slice]:
@@ -81,12 +82,15 @@ def _overlap(offset: int, size: int, out_size: int) -> tuple[slice, slice]:
 
 
 class FastDilatedConv2d(nn.Conv2d):
-    """A convolution that takes the fast way where it is one: training on a CPU, in full precision."""
+    """A convolution that takes the fast way where it is one: training on a CPU, in full precision or bfloat16."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        fast = input.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        fast = input.device.type == "cpu" and torch.is_grad_enabled() and mixed in (None, torch.bfloat16)
         if not fast or input.dim() != 4:
             return super()._conv_forward(input, weight, bias)
+        if mixed is not None:  # autocast does not look into functions of our own
+            input, weight, bias = (None if part is None else part.to(mixed) for part in (input, weight, bias))
         return _DilatedDepthwise.apply(input, weight, bias, self.padding, self.dilation)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from mnseg.networks.adaptation import StillBatchNorm2d
@@ -12,8 +11,8 @@ __all__ = ["fold_norms", "unfold_norms"]
 
 
 def _folds(norm: nn.BatchNorm2d, tensor: Tensor) -> bool:
-    """Whether the convolution does the norm's work for this tensor: on a CPU, in full precision, statistics known."""
-    return not norm.training and tensor.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    """Whether the convolution does the norm's work for this tensor: on a CPU, statistics known."""
+    return not norm.training and tensor.device.type == "cpu"
 
 
 class _FoldedConvolution:
