@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import sys
 import time
@@ -27,9 +28,11 @@ from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
+from mnseg.engines.precision import amp_dtype_of
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
-from mnseg.inferers.openvino import OpenVINOInferer, has_openvino
+from mnseg.inferers import BFloat16Inferer, OpenVINOInferer
+from mnseg.inferers.openvino import has_openvino
 from mnseg.networks.channels_last import to_channels_last
 
 Road = Callable[[Tensor], Tensor]
@@ -45,17 +48,15 @@ def roads(network: nn.Module, settings: Mapping[str, Any], device: torch.device)
     def channels_last(volume: Tensor) -> Tensor:
         return plain(volume, last)
 
-    def bfloat16(volume: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return channels_last(volume).float()
-
     found: dict[str, Road] = {"plain": lambda volume: plain(volume, network), "channels last": channels_last}
-    if device.type == "cuda":
-        found["channels last, bfloat16"] = bfloat16
-    elif has_openvino:
-        compiled = OpenVINOInferer(**settings)
-        found["OpenVINO"] = lambda volume: compiled(volume, network)
-    return found
+    inferers = {}
+    if amp_dtype_of("auto", device):
+        inferers["bfloat16"] = BFloat16Inferer(**settings)
+    if device.type == "cpu" and has_openvino:
+        inferers["OpenVINO"] = OpenVINOInferer(**settings)
+        if amp_dtype_of("auto", device):
+            inferers["OpenVINO, bfloat16"] = OpenVINOInferer(**settings, bfloat16=True)
+    return found | {name: functools.partial(inferer, network=network) for name, inferer in inferers.items()}
 
 
 def measure(

@@ -67,6 +67,8 @@ class AppConf:
     origins: other web servers, such as ``http://pacs:3000``, whose pages (an OHIF of your own) may use this one.
     threads: CPU threads of training and inference each; 0: all.
     openvino: whether OpenVINO runs the network where there is no GPU; faster, the mask is the same but for rounding.
+    bfloat16: whether the network makes masks in bfloat16, where CPU or GPU have instructions for it; faster, the mask
+        is the same but for rounding.
     warm_epochs: share of the epochs that a training takes which begins with the published version's networks. Half:
         both networks know the task already, and the rate falls over what is left as over a whole training.
     warm_rate: factor on the learning rates of such a training. At full rates the first steps undo what was learned.
@@ -101,6 +103,7 @@ class AppConf:
     origins: tuple[str, ...] = ()
     threads: int = 0
     openvino: bool = False
+    bfloat16: bool = False
     warm_epochs: float = 0.5
     warm_rate: float = 0.3
 
@@ -328,6 +331,7 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
     "origins": _origins,
     "threads": _number(int, 0, 1024),
     "openvino": _openvino,
+    "bfloat16": _switch,
     "warm_epochs": _number(float, 0.01, 1),
     "warm_rate": _number(float, 0.001, 1),
 }

@@ -52,7 +52,7 @@ def test_values_are_parsed():
 
 @pytest.mark.parametrize(("key", "value", "hint"), [
     ("retrain_aftr", "3", "did you mean 'retrain_after'"),
-    ("zzz", "3", "the keys are bundle"),
+    ("zzz", "3", "the keys are bfloat16"),
     ("labels", "a,,b", "single commas"),
     ("labels", "a,A", "the same"),
     ("labels", "left atrium,left_atrium", "the same"),

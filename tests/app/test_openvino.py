@@ -1,4 +1,4 @@
-"""The server's network run by OpenVINO: the mask is torch's."""
+"""The server's network run by OpenVINO, in bfloat16, or both: the mask is torch's."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import pytest
 import torch
 from lib.conf import AppConf
 from lib.infers.predictor import Predictor
+from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import BasicUNet
 
+from mnseg.engines.precision import amp_dtype_of
 from mnseg.errors import UserError
-from mnseg.inferers import OpenVINOInferer
+from mnseg.inferers import BFloat16Inferer, OpenVINOInferer
 from mnseg.inferers import openvino as module
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,18 +35,32 @@ def version(tmp_path) -> SimpleNamespace:
     return SimpleNamespace(id="0001", model_file=tmp_path / "model.pt", overlay=tmp_path / "model.json")
 
 
-def test_the_mask_is_that_of_torch(version, tmp_path):
+ROADS = [
+    ({"openvino": True}, OpenVINOInferer, False),
+    ({"bfloat16": True}, BFloat16Inferer, None),
+    ({"openvino": True, "bfloat16": True}, OpenVINOInferer, amp_dtype_of("auto", "cpu") is not None),
+]
+
+
+@pytest.mark.parametrize(("road", "kind", "bfloat16"), ROADS, ids=["OpenVINO", "bfloat16", "both"])
+def test_the_mask_is_that_of_torch(version, tmp_path, road, kind, bfloat16):
     scan = tmp_path / "scan.nii.gz"
     noise = np.random.default_rng(0).standard_normal((40, 34, 33)).astype(np.float32)
     nib.save(nib.Nifti1Image(noise, np.diag([1.0, 1.0, 2.0, 1.0])), scan)
-    predictors = [Predictor(version, BUNDLE, "cpu", openvino=fast) for fast in (False, True)]
-    assert [isinstance(predictor._inferer, OpenVINOInferer) for predictor in predictors] == [False, True]
+    predictors = [Predictor(version, BUNDLE, "cpu", **chosen) for chosen in ({}, road)]
+    assert [type(predictor._inferer) for predictor in predictors] == [SlidingWindowInferer, kind]
+    assert getattr(predictors[1]._inferer, "bfloat16", None) is bfloat16
     plain, fast = (predictor.predict(scan) for predictor in predictors)
     assert torch.equal(plain.affine, fast.affine) and len(plain.mask.unique()) == 2
-    assert (plain.mask == fast.mask).float().mean() > 0.999
+    assert (plain.mask == fast.mask).float().mean() > (0.98 if "bfloat16" in road else 0.999)
 
 
 def test_without_openvino_the_server_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "has_openvino", False)
     with pytest.raises(UserError, match=r"OpenVINO is not installed; pip install 'mnseg\[openvino\]'"):
         AppConf.from_conf({"labels": "a", "openvino": "on"}, ROOT / "monailabel_app", str(tmp_path))
+
+
+def test_both_switches_come_from_the_command_line(tmp_path):
+    conf = AppConf.from_conf({"labels": "a", "bfloat16": "on"}, ROOT / "monailabel_app", str(tmp_path))
+    assert conf.bfloat16 and not conf.openvino

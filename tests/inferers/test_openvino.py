@@ -102,7 +102,7 @@ with torch.no_grad():
         inferer(torch.zeros(1, 1, 32, 32, 64), network)
         subprocess.run(["true"])
         network.load_state_dict({name: value * 0.5 for name, value in network.state_dict().items()})
-compiled = inferer._compiled[1].runs
+compiled = inferer._prepared[1].runs
 assert len(compiled) == 2 and None not in compiled.values(), compiled
 del inferer, compiled
 subprocess.run(["true"])
@@ -126,7 +126,7 @@ def test_networks_of_several_threads_are_all_compiled(caplog):
         inferer = OpenVINOInferer(**SETTINGS)
         with torch.no_grad():
             inferer(torch.randn(1, 1, 32, 32, 64), network)
-        return inferer._compiled[1]
+        return inferer._prepared[1]
 
     with ThreadPoolExecutor(4) as pool, caplog.at_level(logging.WARNING):
         made = list(pool.map(compiled, networks))
@@ -154,6 +154,36 @@ def test_what_openvino_does_not_know_torch_runs(caplog, network):
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         found = OpenVINOInferer(**SETTINGS)(volume, network)
     torch.testing.assert_close(found, torch.cat([volume, volume + 1], dim=1))
+
+
+@needs_openvino
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_where_the_cpu_has_it(monkeypatch, native):
+    monkeypatch.setattr(module, "amp_dtype_of", lambda *_: torch.bfloat16 if native else None)
+    hints, core = [], module._core()
+
+    class Core:
+        def compile_model(self, model, device, settings):
+            hints.append(settings["INFERENCE_PRECISION_HINT"])
+            return core.compile_model(model, device, settings)
+
+    monkeypatch.setattr(module, "_core", Core)
+    network, volume = unet(), torch.randn(1, 1, 40, 34, 49)
+    with torch.inference_mode():
+        expected = SlidingWindowInferer(**SETTINGS)(volume, network)
+        found = OpenVINOInferer(**SETTINGS, bfloat16=True)(volume, network)
+    assert set(hints) == {"bf16" if native else "f32"}
+    assert (found - expected).norm() < (0.03 if native else 1e-3) * expected.norm()
+
+
+@needs_openvino
+def test_a_wrong_network_is_found_out_in_bfloat16_too(monkeypatch, caplog):
+    monkeypatch.setattr(module, "amp_dtype_of", lambda *_: torch.bfloat16)
+    volume = torch.randn(1, 1, 32, 32, 32)
+    with torch.no_grad(), caplog.at_level(logging.WARNING):
+        found = OpenVINOInferer(**SETTINGS, bfloat16=True)(volume, Strange())
+    torch.testing.assert_close(found, torch.cat([volume, volume + 1], dim=1))
+    assert "logits are" in caplog.text
 
 
 @needs_openvino

@@ -48,16 +48,22 @@ class Predictor:
         bundle_dir: the mn_cotraining bundle.
         device: where the network runs; None leaves it to the config (a GPU if there is one).
         openvino: whether OpenVINO runs the network on a CPU.
+        bfloat16: whether the network computes in bfloat16, where the device has instructions for it.
 
     Raises:
         UserError: the weights are missing, damaged, or do not fit the network.
     """
 
     def __init__(
-        self, version: Any, bundle_dir: str | Path, device: str | None = None, openvino: bool = False
+        self,
+        version: Any,
+        bundle_dir: str | Path,
+        device: str | None = None,
+        openvino: bool = False,
+        bfloat16: bool = False,
     ) -> None:
         self.version = version
-        parser = _parser(version, Path(bundle_dir), openvino)
+        parser = _parser(version, Path(bundle_dir), openvino, bfloat16)
         if device is not None:
             parser["device"] = f"$torch.device('{torch.device(device)}')"
         self.class_names: list[str] = list(parser.get_parsed_content("class_names"))
@@ -130,15 +136,18 @@ class Predictor:
         return logits[0].float()
 
 
-def _parser(version: Any, bundle_dir: Path, openvino: bool) -> ConfigParser:
+def _parser(version: Any, bundle_dir: Path, openvino: bool, bfloat16: bool) -> ConfigParser:
     configs = bundle_dir / "configs"
     parser = ConfigParser()
     parser.read_meta(str(configs / "metadata.json"))
     parser.read_config([str(configs / "inference.json"), str(version.overlay)])
     parser["bundle_root"] = str(bundle_dir)
-    # Not configs/inference/openvino.json: a packed bundle of somebody else has an inferer of its own.
-    if openvino and parser["inferer"].get("_target_") == "SlidingWindowInferer":
-        parser["inferer"]["_target_"] = "mnseg.inferers.OpenVINOInferer"
+    # Not the overlays of configs/inference: a packed bundle of somebody else has an inferer of its own.
+    if parser["inferer"].get("_target_") == "SlidingWindowInferer":
+        if openvino:
+            parser["inferer"] |= {"_target_": "mnseg.inferers.OpenVINOInferer", "bfloat16": bfloat16}
+        elif bfloat16:
+            parser["inferer"]["_target_"] = "mnseg.inferers.BFloat16Inferer"
     parser["postprocessing"]["transforms"] = [
         step for step in parser["postprocessing"]["transforms"] if step.get("_target_") != "SaveImaged"
     ]

@@ -166,7 +166,8 @@ class PublishedInfer(InferTask):
         with self._lock:
             if version.id not in self._predictors:
                 try:
-                    predictor = _undisturbed(lambda: Predictor(version, self.conf.bundle, openvino=self.conf.openvino))
+                    roads = {"openvino": self.conf.openvino, "bfloat16": self.conf.bfloat16}
+                    predictor = _undisturbed(lambda: Predictor(version, self.conf.bundle, **roads))
                 except UserError as error:
                     raise RequestError(503, f"{version.name} cannot be loaded: {error}") from error
                 if predictor.class_names != list(self.conf.class_names):
