@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
+from mnseg.networks import folded_norm
 from mnseg.planning.live_memory import without_data
 from one_thread import one_thread
 
@@ -53,6 +54,16 @@ def test_autocast_leaves_in_full_precision_what_a_gpu_does():
         network = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
         checkpoint(network, x.requires_grad_(), use_reentrant=False).sum().backward()
         assert x.grad.dtype == torch.bfloat16
+
+
+def test_a_gpus_norms_are_not_folded():
+    norm, tensor = nn.BatchNorm2d(2).eval(), torch.zeros(1)
+    with without_data([]) as memory, memory:
+        assert folded_norm._folds(norm, tensor)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not folded_norm._folds(norm, tensor)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert folded_norm._folds(norm, tensor)
 
 
 def step(network: nn.Module, optimizer: torch.optim.Optimizer, image: torch.Tensor) -> None:

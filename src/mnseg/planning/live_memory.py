@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mnseg.networks import folded_norm
+
 __all__ = ["LiveMemory", "without_data"]
 
 # What autocast computes in float32 on a GPU and not on a CPU (torch.amp, "CUDA Ops that can autocast to float32"), as
@@ -73,13 +75,16 @@ def _with_data(func: Any, args: Any, kwargs: Any) -> Any:
 
 @contextlib.contextmanager
 def _gpu_precision() -> Iterator[None]:
-    """Under a CPU's autocast some results are as wide as a GPU's autocast makes them.
+    """Under a CPU's autocast some results are as wide as a GPU's autocast makes them, and as many.
 
     A ``TorchFunctionMode`` would not see what a checkpoint computes again in the backward pass.
     """
     with contextlib.ExitStack() as stack:
         for owner, name in FULL_PRECISION:
             stack.enter_context(mock.patch.object(owner, name, _in_full_precision(getattr(owner, name))))
+        folds = folded_norm._folds
+        stack.enter_context(mock.patch.object(
+            folded_norm, "_folds", lambda *args: not torch.is_autocast_enabled("cpu") and folds(*args)))  # fmt: skip
         yield
 
 

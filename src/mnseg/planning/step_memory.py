@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from mnseg.engines import CoTrainer
+from mnseg.engines.precision import amp_dtype_of
 from mnseg.planning.live_memory import LiveMemory, without_data
 from mnseg.planning.steps import Kind
 from mnseg.planning.training import open_training, read_training
@@ -75,13 +75,12 @@ def count_step_memory(parser: ConfigParser, kinds: Sequence[Kind]) -> dict[str, 
     get = parser.get_parsed_content
     settings = {key: get(f"train::trainer::{key}") for key in parser["train"]["trainer"]
                 if key not in FROM_ELSEWHERE and not key.startswith("optimizer")}  # fmt: skip
+    if settings.get("amp_dtype") == "auto" and torch.cuda.is_available():
+        settings["amp_dtype"] = "bfloat16" if amp_dtype_of("auto", "cuda") else None
     networks = {"3D": get("network"), "2D": get("network_2d"), "teacher": settings["teacher_3d"]}
     batch_size, shape = get("batch_size"), (get("in_channels"), *get("patch_size"))
     with without_data(list(networks.values())) as memory:
-        silenced = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # this CPU computes nothing in half precision
         trainer = _CountedTrainer(**settings, optimizer=get("optimizer"), optimizer_2d=get("optimizer_2d"))
-        logging.disable(silenced)
         with memory:
             trainer.start_optimizers()
         found = {kind.name: _peak_of_step(memory, trainer, kind, batch_size, shape) for kind in kinds}
