@@ -70,6 +70,7 @@ def _weight_gradient(
         windows.append(list(zip(*map(_overlap, offsets, image.shape[2:], grad.shape[2:]), strict=True)))
         sums.append(torch.zeros_like(grad[0], dtype=torch.promote_types(grad.dtype, torch.float32)))
     for sample, part in zip(image, grad, strict=True):
+        sample, part = sample.to(sums[0].dtype), part.to(sums[0].dtype)  # once, not for each of the kernel's places
         for total, (source, target) in zip(sums, windows, strict=True):
             total[:, *target].addcmul_(sample[:, *source], part[:, *target])
     return torch.stack([total.sum((1, 2)) for total in sums], dim=1).view_as(weight).to(weight.dtype)
