@@ -28,6 +28,7 @@ import torch
 from bench_common import errors_in_words, quiet
 from monai.bundle import ConfigParser
 from monai.data import list_data_collate
+from monai.networks.nets.basic_unet import UpCat
 from monai.transforms import (
     Compose,
     RandAdjustContrastd,
@@ -117,6 +118,8 @@ def stock(network: nn.Module) -> nn.Module:
             module.__class__ = nn.Conv2d
         elif isinstance(module, NarrowingConv3d):
             module.__class__ = nn.Conv3d
+        elif isinstance(module, UpCat):
+            module.__class__ = UpCat
     for model in [module for module in network.modules() if getattr(module, "base_model_prefix", "")]:
         for layer in model.modules() if getattr(model.config, "tf_padding", False) else ():
             if hasattr(layer, "convolution") and not layer.config.tf_padding:

@@ -82,7 +82,7 @@ class PoolScorer:
         self.max_cases = max_cases
         overlap = getattr(inferer, "overlap", None)
         self.made_with = {"format": FORMAT, "checkpoint": checkpoint, "class_names": self.class_names,
-                          "overlap": overlap, "amp_dtype": amp_dtype}  # fmt: skip
+                          "overlap": overlap, "amp_dtype": _name_of(self.amp_dtype)}  # fmt: skip
 
     def run(self, pool: Sequence[Mapping[str, Any]], labeled: Sequence[Mapping[str, Any]] = ()) -> Path:
         """Score the scans of ``pool``, describe those of ``labeled`` (the 3D network alone predicts them).
@@ -172,6 +172,10 @@ class PoolScorer:
         content = self.made_with | {"complete": complete, "feature_names": names}
         content["scans"] = dict(sorted(records.items()))
         return atomic_write(self.path, lambda path: path.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def _name_of(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _hash(item: Mapping[str, Any]) -> str:

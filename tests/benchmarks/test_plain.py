@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.networks.nets import BasicUNet
 from plain import PlainTrainer, main, stock
 from step import build_parser, open_short
 from transformers import MobileNetV2Config, MobileNetV2Model
 
+from mnseg.networks.channels_last import to_channels_last
 from mnseg.networks.dilated_depthwise import to_fast_dilated
 from mnseg.networks.same_padding import to_inner_padding
 
@@ -55,6 +57,13 @@ def test_the_plain_build_has_torchs_own_convolutions():
     to_fast_dilated(network.to(memory_format=torch.channels_last))
     assert type(network[0]) is not torch.nn.Conv2d
     assert {type(conv) for conv in stock(network)} == {torch.nn.Conv2d}
+
+
+def test_the_plain_build_has_monais_own_3d_network():
+    network = BasicUNet(3, 1, 2, features=(4, 4, 8, 8, 16, 4))
+    wanted = [type(module) for module in network.modules()]
+    assert [type(module) for module in to_channels_last(network).modules()] != wanted
+    assert [type(module) for module in stock(network).modules()] == wanted
 
 
 def test_the_plain_build_pads_as_transformers_does():

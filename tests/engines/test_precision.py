@@ -30,6 +30,11 @@ def test_auto_asks_the_cpu(instructions, wanted):
         assert amp_dtype_of("auto", "cpu") is wanted
 
 
+def test_auto_with_a_torch_that_does_not_tell(monkeypatch):
+    monkeypatch.delattr("torch.cpu.get_capabilities")
+    assert amp_dtype_of("auto", "cpu") is None
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_asks_the_gpu_for_what_it_does_not_emulate(native):
     with mock.patch("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation or native):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from ignite.engine import Events
@@ -83,6 +85,17 @@ def test_other_settings_are_refused_and_named(co_training, tmp_path):
         other.load(run.trainer)
     assert "resume" in str(caught.value) and "run_dir" in str(caught.value) and str(tmp_path) in str(caught.value)
     assert "spacing" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("then", "now", "refused"), [
+    (None, "auto", False), ("auto", "bfloat16", False), ("bfloat16", None, False), (None, "float16", True),
+])  # fmt: skip
+def test_another_precision_goes_on_but_for_float16(co_training, tmp_path, then, now, refused):
+    run = co_training()
+    TrainingState(tmp_path / "c.pt", objects_of(run), {**SETTINGS, "amp_dtype": then}).save(run.trainer)
+    other = TrainingState(tmp_path / "c.pt", objects_of(run), {**SETTINGS, "amp_dtype": now})
+    with pytest.raises(UserError, match="amp_dtype") if refused else contextlib.nullcontext():
+        other.load(run.trainer)
 
 
 def test_another_network_is_refused_in_one_sentence(co_training, tmp_path):

@@ -86,6 +86,48 @@ def test_with_gradients_it_is_monai(dtype):
     assert found.requires_grad and torch.equal(found, SlidingWindowInferer(**SETTINGS)(volume, network))
 
 
+class Shifted(nn.Module):
+    """Several outputs and an argument, as MONAI's inferer passes them through."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, windows, shift=0.0):
+        return self.conv(windows) + shift, self.conv(windows).relu()
+
+
+def test_arguments_and_several_outputs_pass_through(dtype):
+    network, volume = Shifted().eval(), torch.randn(1, 1, 32, 32, 48)
+    with torch.no_grad():
+        expected = SlidingWindowInferer(**SETTINGS)(volume, network, shift=3.0)
+        found = BFloat16Inferer(**SETTINGS)(volume, network, shift=3.0)
+    assert len(found) == 2 and all((a - b).norm() <= 0.05 * b.norm() for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("change", [lambda network: network.train(), lambda network: network.double()])
+def test_what_it_is_not_made_for_is_left_to_monai(monkeypatch, change):
+    monkeypatch.setattr(bfloat16, "amp_dtype_of", lambda *_: torch.bfloat16)
+    network = change(unet())
+    volume = torch.randn(1, 1, 32, 32, 32, dtype=next(network.parameters()).dtype)
+    with torch.no_grad():
+        found = BFloat16Inferer(**SETTINGS)(volume, network)
+        assert torch.equal(found, SlidingWindowInferer(**SETTINGS)(volume, network))
+
+
+def test_weights_that_were_made_in_inference_mode(monkeypatch):
+    monkeypatch.setattr(bfloat16, "amp_dtype_of", lambda *_: torch.bfloat16)
+    volume, inferer = torch.randn(1, 1, 32, 32, 32), BFloat16Inferer(**SETTINGS)
+    with torch.inference_mode():
+        network = unet()
+        before = inferer(volume, network)
+        for parameter in network.parameters():
+            parameter.mul_(0.5)
+        expected = SlidingWindowInferer(**SETTINGS)(volume, network)
+        found = inferer(volume, network)
+    assert (found - expected).norm() < 0.02 * expected.norm() and not torch.equal(found, before)
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "openvino_bfloat16"])
 @pytest.mark.parametrize("config", ["inference.json", "evaluate.json"])
 def test_the_overlays_fit_the_bundles_configs(name, config):

@@ -14,6 +14,7 @@ from mnseg.networks.build import build_slice_network
 from mnseg.networks.dilated_depthwise import to_fast_dilated
 from mnseg.networks.folded_norm import FoldedBatchNorm2d, FoldedFastDilatedConv2d, fold_norms, unfold_norms
 from mnseg.networks.recalibration import recalibrate_batch_norm
+from mnseg.networks.small_maps import to_exact_small_maps
 
 MODELS = {
     "mobilenet": lambda: MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, output_stride=8)),
@@ -116,6 +117,14 @@ def test_a_copy_has_norms_of_its_own() -> None:
 def test_unfolding_takes_it_back() -> None:
     stock, folded = _prepared("mobilenet")
     assert [type(m) for m in unfold_norms(folded).modules()] == [type(m) for m in stock.modules()]
+
+
+def test_unfolding_takes_it_back_when_small_maps_are_exact_too() -> None:
+    stock, folded = _prepared("mobilenet")
+    image = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        unfolded = unfold_norms(to_exact_small_maps(folded))
+        torch.testing.assert_close(unfolded(image).last_hidden_state, stock(image).last_hidden_state)
 
 
 def test_mixed_precision_folds_too() -> None:

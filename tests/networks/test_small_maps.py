@@ -40,11 +40,12 @@ def test_a_network_with_small_maps_has_the_gradients_of_full_precision():
     torch.manual_seed(0)
     network = to_exact_small_maps(to_channels_last(BasicUNet(3, 1, 2, features=(8, 16, 32, 64, 128, 8))))
     for _ in range(3):  # what is wrong is read from memory that nobody wrote, and is not the same each time
-        exact, found = (gradients(network, torch.randn(2, 1, 32, 32, 16).sign(), mixed) for mixed in (False, True))
+        image = torch.randn(2, 1, 32, 32, 16)
+        exact, found = (gradients(network, image, mixed) for mixed in (False, True))
     deepest = dict(network.named_parameters())["down_4.convs.conv_1.conv.weight"]
     place = 2 + [parameter is deepest for parameter in network.parameters()].index(True)
     assert found[place].isfinite().all() and all(part.isfinite().all() for part in found)
-    assert found[place].norm() == pytest.approx(float(exact[place].norm()), rel=0.5)
+    assert found[place].norm() == pytest.approx(float(exact[place].norm()), rel=0.2)
 
 
 def test_larger_maps_are_convolved_in_bfloat16_and_small_ones_are_not():

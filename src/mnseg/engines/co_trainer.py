@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from mnseg.losses import CoTrainingLoss, LossParts
 from mnseg.losses.reduction import joint_count
 
 __all__ = ["CoTrainer"]
+
+logger = logging.getLogger(__name__)
 
 
 class CoTrainer(SupervisedTrainer):
@@ -128,6 +131,8 @@ class CoTrainer(SupervisedTrainer):
         self.slice_stride = slice_stride
         self.mix = mix
         self.amp_dtype = amp_dtype_of(amp_dtype, self.state.device)
+        if amp_dtype == "auto":
+            logger.info("amp_dtype auto: this device computes in %s", self.amp_dtype or torch.float32)
         prepare_for(self.amp_dtype, self.state.device, [*self.networks.values(), *self.teachers.values()])
         self.max_grad_norm = max_grad_norm
         # Loss scaling is for float16, whose range is small; bfloat16 has float32's.

@@ -36,7 +36,7 @@ def _computes_bfloat16(device: torch.device) -> bool:
     """Whether there are instructions for it; a CPU without them converts every number, and is much slower so."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
     return device.type == "cpu" and bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 

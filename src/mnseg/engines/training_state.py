@@ -19,6 +19,8 @@ __all__ = ["TrainingState"]
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+# Of amp_dtype: what one of them began another may continue, with the same optimizers and no scale to keep.
+EXCHANGEABLE = {"None", "auto", "bfloat16"}
 ENGINE_VALUES = ("epoch", "iteration", "unlabeled_seen", "best_metric", "best_metric_epoch")
 
 
@@ -99,6 +101,7 @@ class TrainingState:
             for name in names
             # A checkpoint from before a setting existed was trained without it.
             if saved.get(name, "None") != self.settings.get(name, "None")
+            and not (name == "amp_dtype" and {saved.get(name, "None"), self.settings.get(name, "None")} <= EXCHANGEABLE)
         ]
         if different:
             raise UserError(

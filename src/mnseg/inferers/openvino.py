@@ -49,7 +49,7 @@ class OpenVINOInferer(PreparedInferer):
             raise UserError("OpenVINOInferer needs OpenVINO: pip install 'mnseg[openvino]', or leave its overlay out.")
         self.bfloat16 = bfloat16 and amp_dtype_of("auto", "cpu") is torch.bfloat16
 
-    def _suits(self, device: torch.device) -> bool:
+    def _suits(self, device: torch.device, network: nn.Module) -> bool:
         return device.type == "cpu"
 
     def _prepare(self, network: nn.Module) -> _Compiled:

@@ -16,7 +16,8 @@ __all__ = ["PreparedInferer"]
 class PreparedInferer(SlidingWindowInferer):
     """The same windows and the same overlap; the network is replaced by a faster one that gives the same logits.
 
-    It is made ready when it is first used, and again when its weights have changed. Where gradients are asked for, and
+    It is made ready when it is first used, and again when its weights have changed (what is written through ``.data``
+    is not noticed). Where gradients are asked for, and
     on devices for which there is no faster road, this is MONAI's inferer. Arguments: as those of
     ``SlidingWindowInferer``. Several threads may share it.
     """
@@ -31,12 +32,12 @@ class PreparedInferer(SlidingWindowInferer):
     ) -> Tensor:
         """Logits (B, K, H, W, D) of a volume (B, C, H, W, D)."""
         device = inputs.device if self.sw_device is None else torch.device(self.sw_device)
-        if self._suits(device) and isinstance(network, nn.Module) and not torch.is_grad_enabled():
+        if isinstance(network, nn.Module) and not torch.is_grad_enabled() and self._suits(device, network):
             network = self._network(network)
         return super().__call__(inputs, network, *args, **kwargs)
 
-    def _suits(self, device: torch.device) -> bool:
-        """Whether there is a faster road on the device that computes the windows."""
+    def _suits(self, device: torch.device, network: nn.Module) -> bool:
+        """Whether there is a faster road for the network on the device that computes the windows."""
         raise NotImplementedError
 
     def _prepare(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -46,8 +47,13 @@ class PreparedInferer(SlidingWindowInferer):
     def _network(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         # Not the state_dict, whose tensors have no version in inference mode.
         tensors = [*network.parameters(), *network.buffers()]
-        state = (network, [(tensor.data_ptr(), tensor._version) for tensor in tensors])
+        state = (network, [(tensor.data_ptr(), _version(tensor)) for tensor in tensors])
         with self._lock:
             if self._prepared is None or self._prepared[0] != state:
                 self._prepared = (state, self._prepare(network))
             return self._prepared[1]
+
+
+def _version(tensor: Tensor) -> Any:
+    """Equal as long as a tensor stays as it is; what was made in inference mode counts as changed each time."""
+    return object() if tensor.is_inference() else tensor._version

@@ -94,5 +94,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
 def unfold_norms(network: nn.Module) -> nn.Module:
     """Take ``fold_norms`` back."""
     for module in network.modules():
-        module.__class__ = _STOCK.get(type(module), type(module))
+        folded = next((kind for kind in type(module).__mro__ if kind in _STOCK), None)  # a mixin may stand in front
+        if folded is not None:
+            module.__class__ = _STOCK[folded]
     return network
