@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 
-from mnseg.engines.precision import AMP_DTYPES, amp_dtype_of
+from mnseg.engines.precision import AMP_DTYPES, amp_dtype_of, prepare_for
 from mnseg.errors import UserError
 
 
@@ -28,6 +28,17 @@ def test_names():
 def test_auto_asks_the_cpu(instructions, wanted):
     with mock.patch("torch.cpu.get_capabilities", lambda: types.MappingProxyType(instructions)):
         assert amp_dtype_of("auto", "cpu") is wanted
+
+
+@pytest.mark.parametrize(("native", "dtype", "warned"), [
+    (True, torch.bfloat16, False), (False, torch.bfloat16, True), (True, torch.float16, True), (False, None, False),
+])  # fmt: skip
+def test_a_slower_precision_is_said(caplog, native, dtype, warned):
+    conv = torch.nn.Conv3d(1, 1, 3)
+    with mock.patch("torch.cpu.get_capabilities", lambda: {"avx512_bf16": native}):
+        prepare_for(dtype, torch.device("cpu"), [conv])
+    assert ("no instructions" in caplog.text) == warned
+    assert (type(conv) is torch.nn.Conv3d) == (dtype is None)
 
 
 def test_auto_with_a_torch_that_does_not_tell(monkeypatch):

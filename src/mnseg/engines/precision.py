@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import torch
@@ -11,6 +12,8 @@ from mnseg.errors import UserError
 from mnseg.networks.small_maps import to_exact_small_maps
 
 __all__ = ["AMP_DTYPES", "amp_dtype_of", "prepare_for"]
+
+logger = logging.getLogger(__name__)
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,6 +45,10 @@ def _computes_bfloat16(device: torch.device) -> bool:
 
 def prepare_for(dtype: torch.dtype | None, device: torch.device, networks: Iterable[nn.Module]) -> None:
     """Make networks ready to be trained in mixed precision, in place; weights and their names stay."""
-    if dtype is not None and device.type == "cpu":
-        for network in networks:
-            to_exact_small_maps(network)
+    if dtype is None or device.type != "cpu":
+        return
+    if amp_dtype_of("auto", device) is not dtype:
+        logger.warning("amp_dtype %s: this CPU has no instructions for it and converts every number, which is slower "
+                       "than full precision; auto takes it where it is faster.", str(dtype).removeprefix("torch."))
+    for network in networks:
+        to_exact_small_maps(network)

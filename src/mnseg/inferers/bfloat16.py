@@ -33,7 +33,7 @@ class BFloat16Inferer(PreparedInferer):
     def _prepare(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         # Outside of inference mode, in which no layout may be changed of what is used without it.
         with torch.inference_mode(False), torch.no_grad():
-            ready = to_exact_small_maps(to_channels_last(copy.deepcopy(network).eval()))
+            ready = to_exact_small_maps(to_channels_last(copy.deepcopy(network)))
 
         def run(windows: Tensor, *args: Any, **kwargs: Any) -> Any:
             with torch.autocast(windows.device.type, torch.bfloat16):

@@ -17,9 +17,8 @@ class PreparedInferer(SlidingWindowInferer):
     """The same windows and the same overlap; the network is replaced by a faster one that gives the same logits.
 
     It is made ready when it is first used, and again when its weights have changed (what is written through ``.data``
-    is not noticed). Where gradients are asked for, and
-    on devices for which there is no faster road, this is MONAI's inferer. Arguments: as those of
-    ``SlidingWindowInferer``. Several threads may share it.
+    is not noticed). Where gradients are asked for, and on devices for which there is no faster road, this is MONAI's
+    inferer. Arguments: as those of ``SlidingWindowInferer``. Several threads may share it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

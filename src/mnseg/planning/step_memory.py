@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,10 @@ def count_step_memory(parser: ConfigParser, kinds: Sequence[Kind]) -> dict[str, 
     networks = {"3D": get("network"), "2D": get("network_2d"), "teacher": settings["teacher_3d"]}
     batch_size, shape = get("batch_size"), (get("in_channels"), *get("patch_size"))
     with without_data(list(networks.values())) as memory:
+        silenced = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # this CPU computes nothing, whatever it is slow at
         trainer = _CountedTrainer(**settings, optimizer=get("optimizer"), optimizer_2d=get("optimizer_2d"))
+        logging.disable(silenced)
         with memory:
             trainer.start_optimizers()
         found = {kind.name: _peak_of_step(memory, trainer, kind, batch_size, shape) for kind in kinds}
