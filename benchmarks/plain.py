@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from mnseg.data.transforms import ForegroundIndicesd
 from mnseg.files import atomic_write
-from mnseg.networks.dilated_depthwise import FastDilatedConv2d
+from mnseg.networks.fast_convolution import FastConv2d
 from mnseg.networks.folded_norm import unfold_norms
 from mnseg.networks.narrowing_convolution import NarrowingConv3d
 from mnseg.planning.clock import StepClock
@@ -114,7 +114,7 @@ def stock(network: nn.Module) -> nn.Module:
     for module in unfold_norms(network).modules():
         if isinstance(module, nn.InstanceNorm3d):
             module.__class__ = nn.InstanceNorm3d
-        elif isinstance(module, FastDilatedConv2d):
+        elif isinstance(module, FastConv2d):
             module.__class__ = nn.Conv2d
         elif isinstance(module, NarrowingConv3d):
             module.__class__ = nn.Conv3d

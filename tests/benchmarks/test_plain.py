@@ -13,7 +13,7 @@ from step import build_parser, open_short
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 from mnseg.networks.channels_last import to_channels_last
-from mnseg.networks.dilated_depthwise import to_fast_dilated
+from mnseg.networks.fast_convolution import to_fast_convolutions
 from mnseg.networks.same_padding import to_inner_padding
 
 TINY = ["network_def#features=[4, 4, 8, 8, 16, 4]", "batch_size=3"]
@@ -54,7 +54,7 @@ def test_only_the_student_learns(tmp_path):
 
 def test_the_plain_build_has_torchs_own_convolutions():
     network = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, dilation=2, groups=4), torch.nn.Conv2d(4, 2, 1))
-    to_fast_dilated(network.to(memory_format=torch.channels_last))
+    to_fast_convolutions(network.to(memory_format=torch.channels_last))
     assert type(network[0]) is not torch.nn.Conv2d
     assert {type(conv) for conv in stock(network)} == {torch.nn.Conv2d}
 

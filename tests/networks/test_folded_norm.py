@@ -11,8 +11,8 @@ from transformers import MobileNetV2Config, MobileNetV2Model, PreTrainedModel, R
 
 from mnseg.networks.adaptation import adapt
 from mnseg.networks.build import build_slice_network
-from mnseg.networks.dilated_depthwise import to_fast_dilated
-from mnseg.networks.folded_norm import FoldedBatchNorm2d, FoldedFastDilatedConv2d, fold_norms, unfold_norms
+from mnseg.networks.fast_convolution import to_fast_convolutions
+from mnseg.networks.folded_norm import FoldedBatchNorm2d, FoldedConv2d, fold_norms, unfold_norms
 from mnseg.networks.recalibration import recalibrate_batch_norm
 from mnseg.networks.small_maps import to_exact_small_maps
 
@@ -34,7 +34,7 @@ def _prepared(name: str, still: bool = True) -> tuple[PreTrainedModel, PreTraine
                 nn.init.uniform_(tensor, 0.5, 1.5)
             for tensor in (norm.bias, norm.running_mean):
                 nn.init.uniform_(tensor, -0.5, 0.5)
-    network = to_fast_dilated(adapt(network, "whole", freeze_statistics=still))
+    network = to_fast_convolutions(adapt(network, "whole", freeze_statistics=still))
     return network, fold_norms(copy.deepcopy(network))
 
 
@@ -71,7 +71,7 @@ def test_a_convolution_with_a_bias() -> None:
 
 def test_dilated_depthwise_convolutions_keep_their_backward_pass() -> None:
     _, folded = _prepared("mobilenet")
-    assert any(type(module) is FoldedFastDilatedConv2d for module in folded.modules())
+    assert any(type(module) is FoldedConv2d for module in folded.modules())
 
 
 def test_statistics_that_follow_the_batch_are_folded_in_evaluation_alone() -> None:

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from mnseg.networks.adaptation import adapt, describe_trainable
-from mnseg.networks.dilated_depthwise import to_fast_dilated
+from mnseg.networks.fast_convolution import to_fast_convolutions
 from mnseg.networks.folded_norm import fold_norms
 from mnseg.networks.pretrained import load_segmenter
 from mnseg.networks.same_padding import to_inner_padding
 from mnseg.networks.slice_network import SliceNetwork
+from mnseg.networks.spread_pool import to_spread_pool
 
 __all__ = ["build_slice_network"]
 
@@ -62,12 +63,12 @@ def build_slice_network(
         # A few patches a batch measure statistics badly, so those of pretrained weights stand still, also under
         # "whole" (RecalibrationHandler fits them to the scans once). Random weights come with statistics that nobody
         # measured: freezing those would switch batch norm off.
-        network = to_inner_padding(loaded.model)
+        network = to_spread_pool(to_inner_padding(loaded.model))
         network = adapt(network, finetuning, lora_rank, lora_alpha, lora_dropout, freeze_statistics=pretrained)
     if not any(isinstance(m, nn.Linear) for m in network.modules()):
         # Convolutional networks run 20 to 40 % faster so on a CPU; transformers reshape between layers and do not.
         network = network.to(memory_format=torch.channels_last)
-    network = fold_norms(to_fast_dilated(network))
+    network = fold_norms(to_fast_convolutions(network))
     if not pretrained:
         logger.warning("The 2D network %s starts from random weights (pretrained is false).", name_or_dir)
         if finetuning != "whole":

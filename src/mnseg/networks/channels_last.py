@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from mnseg.networks.narrowing_convolution import NarrowingConv3d, is_narrowing
+from mnseg.networks.per_sample_norm import PerSampleNorm3d
 from mnseg.networks.unpadded_skip import to_unpadded_skips
 
 __all__ = ["to_channels_last"]
-
-
-class _PerSampleNorm3d(nn.InstanceNorm3d):
-    """Instance norm that leaves channels last.
-
-    torch's own makes its input contiguous first, so that every layer would convert twice. A sample's instance norm is
-    its batch norm, for which there are kernels of both layouts.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        if input.device.type != "cpu" or input.dim() != 5:
-            return super().forward(input)
-        parts = [
-            functional.batch_norm(sample, None, None, self.weight, self.bias, True, 0.0, self.eps)
-            for sample in input.split(1)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def to_channels_last(network: nn.Module, wanted: bool = True) -> nn.Module:
@@ -50,7 +33,7 @@ def to_channels_last(network: nn.Module, wanted: bool = True) -> nn.Module:
             parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
     for module in network.modules():
         if type(module) is nn.InstanceNorm3d and not module.track_running_stats:
-            module.__class__ = _PerSampleNorm3d
+            module.__class__ = PerSampleNorm3d
         elif type(module) is nn.Conv3d and is_narrowing(module):
             module.__class__ = NarrowingConv3d
     return to_unpadded_skips(network)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mnseg.networks.adaptation import StillBatchNorm2d
-from mnseg.networks.dilated_depthwise import FastDilatedConv2d
+from mnseg.networks.fast_convolution import RELU6, FastConv2d, can_clamp, clamped_convolution, pads_with_zeros
+from mnseg.networks.small_maps import is_small_map
 
 __all__ = ["fold_norms", "unfold_norms"]
 
@@ -15,14 +19,15 @@ def _folds(norm: nn.BatchNorm2d, tensor: Tensor) -> bool:
     return not norm.training and tensor.device.type == "cpu"
 
 
-class _FoldedConvolution:
-    """Mixin: a convolution that multiplies its weights by the norm's gain, and adds the norm's shift.
+class FoldedConv2d(FastConv2d):
+    """A convolution with a norm behind it: it multiplies its weights by the norm's gain, and adds the norm's shift.
 
-    The products are part of the graph, so that the norm's gain and shift get their gradients.
+    The products are part of the graph, so that the norm's gain and shift get their gradients. A ReLU6 behind the norm
+    is computed in the same pass, where that is possible.
     """
 
-    # In a tuple: as a child its weights would have two names.
-    norm_behind: tuple[nn.BatchNorm2d]
+    norm_behind: tuple[nn.BatchNorm2d]  # in a tuple: as a child its weights would have two names
+    clamps = False
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         (norm,) = self.norm_behind
@@ -30,7 +35,12 @@ class _FoldedConvolution:
             return super().forward(input)
         gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - (norm.running_mean if self.bias is None else norm.running_mean - self.bias) * gain
-        return self._conv_forward(input, self.weight * gain.view(-1, 1, 1, 1), shift)
+        weight = self.weight * gain.view(-1, 1, 1, 1)
+        if not (self.clamps and can_clamp(input)):
+            return self._conv_forward(input, weight, shift)
+        if is_small_map(self, input):
+            return functional.hardtanh(self._conv_forward(input, weight, shift), *RELU6)
+        return clamped_convolution(self, input, weight, shift)
 
 
 class _FoldedNorm:
@@ -38,14 +48,6 @@ class _FoldedNorm:
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         return input if _folds(self, input) else super().forward(input)
-
-
-class FoldedConv2d(_FoldedConvolution, nn.Conv2d):
-    """A convolution with a norm behind it."""
-
-
-class FoldedFastDilatedConv2d(_FoldedConvolution, FastDilatedConv2d):
-    """A dilated depthwise convolution with a norm behind it."""
 
 
 class FoldedBatchNorm2d(_FoldedNorm, nn.BatchNorm2d):
@@ -56,14 +58,19 @@ class FoldedStillBatchNorm2d(_FoldedNorm, StillBatchNorm2d):
     """A norm with fixed statistics: folded in training too."""
 
 
-_FOLDED = {
-    nn.Conv2d: FoldedConv2d,
-    FastDilatedConv2d: FoldedFastDilatedConv2d,
-    nn.BatchNorm2d: FoldedBatchNorm2d,
-    StillBatchNorm2d: FoldedStillBatchNorm2d,
-}
+class FoldedReLU6(nn.ReLU6):
+    """A ReLU6 that has nothing left to do where the convolution has done it."""
+
+    norm_behind: tuple[nn.BatchNorm2d]  # the norm in front, for the convolution's own question
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        (norm,) = self.norm_behind
+        return input if _folds(norm, input) and can_clamp(input) else super().forward(input)
+
+
+_CONVOLUTIONS = {nn.Conv2d, FastConv2d}
+_NORMS = {nn.BatchNorm2d: FoldedBatchNorm2d, StillBatchNorm2d: FoldedStillBatchNorm2d}
 _LAYER = {"convolution", "normalization", "activation"}
-_STOCK = {folded: stock for stock, folded in _FOLDED.items()}
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
@@ -80,21 +87,31 @@ def fold_norms(network: nn.Module) -> nn.Module:
     Returns:
         ``network``.
     """
+    used = Counter(id(module) for layer in network.modules() for module in layer.children())
     for layer in network.modules():
         children = dict(layer.named_children())
-        convolution, norm = children.get("convolution"), children.get("normalization")
-        if type(convolution) not in _FOLDED or type(norm) not in _FOLDED or children.keys() - _LAYER:
+        convolution, norm, activation = (children.get(name) for name in ("convolution", "normalization", "activation"))
+        if type(convolution) not in _CONVOLUTIONS or type(norm) not in _NORMS or children.keys() - _LAYER:
             continue
         if norm.affine and norm.track_running_stats and norm.num_features == convolution.out_channels:
-            convolution.__class__, norm.__class__ = _FOLDED[type(convolution)], _FOLDED[type(norm)]
-            convolution.norm_behind = (norm,)
+            _fold(convolution, FoldedConv2d, norm)
+            _fold(norm, _NORMS[type(norm)], norm)
+            # One activation of several layers would not know whose convolution has done its work.
+            if type(activation) is nn.ReLU6 and used[id(activation)] == 1 and pads_with_zeros(convolution):
+                _fold(activation, FoldedReLU6, norm)
+                convolution.clamps = True
     return network
+
+
+def _fold(module: nn.Module, kind: type[nn.Module], norm: nn.BatchNorm2d) -> None:
+    module.unfolded, module.__class__ = type(module), kind
+    if module is not norm:
+        module.norm_behind = (norm,)
 
 
 def unfold_norms(network: nn.Module) -> nn.Module:
     """Take ``fold_norms`` back."""
     for module in network.modules():
-        folded = next((kind for kind in type(module).__mro__ if kind in _STOCK), None)  # a mixin may stand in front
-        if folded is not None:
-            module.__class__ = _STOCK[folded]
+        if hasattr(module, "unfolded"):
+            module.__class__ = module.unfolded
     return network

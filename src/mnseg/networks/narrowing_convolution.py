@@ -51,11 +51,14 @@ def _convolution_backward(
 class NarrowingConv3d(nn.Conv3d):
     """A ``Conv3d`` of the decoder, whose inputs are the concatenated features of two levels."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        fast = input.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-        if not fast or input.dim() != 5:
-            return super().forward(input)
-        return _NarrowingConvolution.apply(input, self.weight, self.bias, self.padding)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+        mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        fast = input.device.type == "cpu" and torch.is_grad_enabled() and input.dim() == 5
+        if not fast or mixed not in (None, torch.bfloat16):
+            return super()._conv_forward(input, weight, bias)
+        if mixed is not None:  # autocast does not look into functions of our own
+            input, weight, bias = (None if part is None else part.to(mixed) for part in (input, weight, bias))
+        return _NarrowingConvolution.apply(input, weight, bias, self.padding)
 
 
 def is_narrowing(conv: nn.Conv3d) -> bool:

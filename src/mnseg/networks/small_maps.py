@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-__all__ = ["to_exact_small_maps"]
+__all__ = ["is_small_map", "to_exact_small_maps"]
 
 
 class _ExactSmallMaps:
@@ -20,16 +20,18 @@ class _ExactSmallMaps:
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        if not self._is_small(input):
+        if not is_small_map(self, input):
             return super()._conv_forward(input, weight, bias)
         with torch.autocast("cpu", enabled=False):
             return super()._conv_forward(input.float(), weight.float(), None if bias is None else bias.float())
 
-    def _is_small(self, input: Tensor) -> bool:  # noqa: A002
-        if input.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return False
-        axes = zip(input.shape[-len(self.kernel_size) :], self.kernel_size, self.stride, strict=True)
-        return any(side < kernel * stride for side, kernel, stride in axes if kernel > 1)
+
+def is_small_map(conv: nn.Conv2d | nn.Conv3d, image: Tensor) -> bool:
+    """Whether a CPU's autocast would spoil this convolution of this map."""
+    if image.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    axes = zip(image.shape[-len(conv.kernel_size) :], conv.kernel_size, conv.stride, strict=True)
+    return any(side < kernel * stride for side, kernel, stride in axes if kernel > 1)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mnseg.networks.dilated_depthwise import to_fast_dilated
+from mnseg.networks.fast_convolution import to_fast_convolutions
 
 CONVOLUTIONS = {
     "as in MobileNetV2": {"kernel_size": 3, "dilation": 2, "bias": False},
@@ -22,7 +22,7 @@ CONVOLUTIONS = {
 
 def both(settings: dict) -> tuple[nn.Conv2d, nn.Conv2d]:
     stock = nn.Conv2d(5, 5, groups=5, dtype=torch.float64, **settings)
-    fast = to_fast_dilated(copy.deepcopy(stock))
+    fast = to_fast_convolutions(copy.deepcopy(stock))
     assert type(fast) is not nn.Conv2d
     return stock, fast
 
@@ -68,7 +68,7 @@ def test_other_convolutions_stay_as_they_are() -> None:
         nn.Conv2d(4, 4, 3, dilation=2, groups=4, padding="same"),
         nn.Conv2d(4, 4, 3, dilation=2, groups=4, padding=2, padding_mode="reflect"),
     ])  # fmt: skip
-    assert {type(conv) for conv in to_fast_dilated(kept)} == {nn.Conv2d}
+    assert {type(conv) for conv in to_fast_convolutions(kept)} == {nn.Conv2d}
 
 
 def test_weights_load_into_the_stock_network() -> None:
@@ -91,7 +91,7 @@ def test_bfloat16_takes_the_fast_way_and_gives_what_torch_gives() -> None:
         assert out.dtype is torch.bfloat16
         out.backward(torch.ones_like(out))
         results.append(out)
-    assert type(results[1].grad_fn).__name__ == "_DilatedDepthwiseBackward"
+    assert type(results[1].grad_fn).__name__ == "_ConvolutionBackward"
     torch.testing.assert_close(results[1], results[0], rtol=1e-2, atol=1e-2)
     exact = torch.autograd.grad(stock(image).sum(), stock.weight)[0]
     # What adds up over samples and pixels is kept in float32: 1 % is bfloat16's own rounding of image and gradient.
@@ -102,4 +102,4 @@ def test_float16_is_left_to_torch() -> None:
     _, fast = both({"kernel_size": 3, "dilation": 2})
     with torch.autocast("cpu", dtype=torch.float16):
         out = fast.float()(torch.randn(1, fast.in_channels, 9, 9))
-    assert out.dtype is torch.float16 and type(out.grad_fn).__name__ != "_DilatedDepthwiseBackward"
+    assert out.dtype is torch.float16 and type(out.grad_fn).__name__ != "_ConvolutionBackward"
