@@ -9,6 +9,7 @@ from torch import nn
 
 from mnseg.engines import NonFiniteLossError
 from mnseg.engines.training_state import TrainingState
+from mnseg.errors import UserError
 from mnseg.handlers import CheckpointHandler
 from network_weights import changed, state_of
 
@@ -55,6 +56,16 @@ def test_a_broken_step_stops_before_it_does_harm(co_training, tmp_path, what):
     stopped = torch.load(tmp_path / "stopped.pt", weights_only=True)
     assert stopped["engine"]["epoch"] == 3
     assert all(torch.isfinite(value).all() for value in stopped["objects"]["g"].values())
+
+
+@pytest.mark.parametrize("which", ["3D", "2D"])
+def test_broken_weights_are_refused_before_the_first_step(co_training, which):
+    networks = nn.Conv3d(1, 3, 1), nn.Conv3d(1, 3, 1)
+    nn.init.constant_(networks[which == "2D"].bias, float("inf"))
+    run = co_training(networks=networks)
+    with pytest.raises(UserError, match=rf"The {which} network begins with weights that are not finite \(bias\)"):
+        run.trainer.run()
+    assert run.trainer.state.iteration == 0
 
 
 def test_an_ordinary_error_is_not_swallowed(co_training, tmp_path):

@@ -1,4 +1,4 @@
-"""Dilated depthwise convolutions: torch's numbers by another way, and only where it is meant."""
+"""Depthwise convolutions with dilation or stride: torch's numbers by another way, and only where it is meant."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from mnseg.networks.fast_convolution import to_fast_convolutions
+from mnseg.networks.fast_convolution import FastConv2d, can_clamp, clamped_convolution, to_fast_convolutions
 
 CONVOLUTIONS = {
     "as in MobileNetV2": {"kernel_size": 3, "dilation": 2, "bias": False},
@@ -17,6 +18,13 @@ CONVOLUTIONS = {
     "padding and bias": {"kernel_size": 3, "dilation": 2, "padding": 2},
     "two of everything": {"kernel_size": (3, 1), "dilation": (2, 3), "padding": (1, 0)},
     "even kernel": {"kernel_size": 2, "dilation": 3},
+    "phases below the kernel's size": {"kernel_size": 3, "dilation": 5, "padding": 5},
+}
+STRIDED = {
+    "as in MobileNetV2": {"kernel_size": 3, "stride": 2, "bias": False},
+    "padding and bias": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "two of everything": {"kernel_size": (5, 3), "stride": (3, 1), "padding": (2, 0)},
+    "even kernel": {"kernel_size": 2, "stride": 2},
 }
 
 
@@ -67,6 +75,8 @@ def test_other_convolutions_stay_as_they_are() -> None:
         nn.Conv2d(4, 4, 3, dilation=2, groups=4, stride=2),
         nn.Conv2d(4, 4, 3, dilation=2, groups=4, padding="same"),
         nn.Conv2d(4, 4, 3, dilation=2, groups=4, padding=2, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 3, stride=2),
+        nn.Conv2d(4, 8, 3, stride=2, groups=4),
     ])  # fmt: skip
     assert {type(conv) for conv in to_fast_convolutions(kept)} == {nn.Conv2d}
 
@@ -80,22 +90,68 @@ def test_weights_load_into_the_stock_network() -> None:
     assert stock.state_dict().keys() == fast.state_dict().keys()
 
 
-def test_bfloat16_takes_the_fast_way_and_gives_what_torch_gives() -> None:
-    stock, fast = both({"kernel_size": 3, "dilation": 2})
-    stock, fast = stock.float(), fast.float()
-    image = torch.randn(32, stock.in_channels, 9, 11)
-    results = []
-    for conv in (stock, fast):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = conv(image)
-        assert out.dtype is torch.bfloat16
-        out.backward(torch.ones_like(out))
-        results.append(out)
-    assert type(results[1].grad_fn).__name__ == "_ConvolutionBackward"
-    torch.testing.assert_close(results[1], results[0], rtol=1e-2, atol=1e-2)
-    exact = torch.autograd.grad(stock(image).sum(), stock.weight)[0]
-    # What adds up over samples and pixels is kept in float32: 1 % is bfloat16's own rounding of image and gradient.
-    assert (fast.weight.grad - exact).norm() < 0.01 * exact.norm()
+def in_bfloat16(conv: nn.Module, image: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
+    """Result and gradients, by autograd's kind of node."""
+    source = image.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = conv(source)
+    assert out.dtype is torch.bfloat16
+    found = torch.autograd.grad(out, [source, *conv.parameters()], grad.to(out.dtype))
+    return [out, *found]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("settings", [*CONVOLUTIONS.values(), *STRIDED.values()], ids=str)
+def test_bfloat16_takes_the_fast_way_and_is_as_exact_as_torch(settings: dict, channels_last: bool) -> None:
+    torch.manual_seed(0)
+    stock = nn.Conv2d(8, 8, groups=8, **settings)
+    fast = to_fast_convolutions(copy.deepcopy(stock))
+    image = torch.randn(7, 8, 21, 18)
+    if channels_last:
+        image, stock, fast = (each.to(memory_format=torch.channels_last) for each in (image, stock, fast))
+    grad = torch.randn_like(stock(image))
+    source = image.clone().requires_grad_()
+    exact_out = stock(source)
+    exact = [exact_out, *torch.autograd.grad(exact_out, [source, *stock.parameters()], grad)]
+    found = in_bfloat16(fast, image, grad)
+    assert type(found[0].grad_fn).__name__ == "_ConvolutionBackward"
+    for one, other in zip(found, exact, strict=True):
+        assert one.shape == other.shape
+        # What adds up over samples and pixels is kept in float32: 1 % is bfloat16's own rounding.
+        assert (one.float() - other).norm() < 0.01 * other.norm()
+    assert found[1].stride() == image.stride()
+
+
+def test_in_full_precision_strides_are_left_to_torch() -> None:
+    fast = to_fast_convolutions(nn.Conv2d(4, 4, 3, stride=2, groups=4))
+    out = fast(torch.randn(1, 4, 9, 9))
+    assert type(fast) is FastConv2d and type(out.grad_fn).__name__ == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize("kernel", [{"kernel_size": 1}, CONVOLUTIONS["padding and bias"] | {"groups": 4}], ids=str)
+def test_a_clamped_convolution_is_relu6_behind_it(kernel: dict) -> None:
+    torch.manual_seed(0)
+    conv, image = nn.Conv2d(4, 4, **kernel), torch.randn(2, 4, 9, 8).mul(4)
+    with torch.no_grad():
+        conv.weight.mul_(5)
+    weights = [conv.weight, conv.bias]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = functional.relu6(conv(image))
+        assert can_clamp(image)
+        found = clamped_convolution(conv, image, *weights)
+        with torch.no_grad():
+            torch.testing.assert_close(clamped_convolution(conv, image, *weights), expected, rtol=0, atol=0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert (found == 6).any() and (found == 0).any() and ((found > 0) & (found < 6)).any()
+    grad = torch.randn_like(found)
+    for one, other in zip(*(torch.autograd.grad(out, weights, grad) for out in (found, expected)), strict=True):
+        assert (one - other).norm() < 0.01 * other.norm()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_clamped_convolutions_are_for_bfloat16_alone(dtype: torch.dtype | None) -> None:
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        assert not can_clamp(torch.ones(1, 1, 1, 1))
 
 
 def test_float16_is_left_to_torch() -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
+from statistics import mean
 
 import pytest
 import torch
 from torch import nn
-from transformers import MobileNetV2Config, MobileNetV2Model, PreTrainedModel, ResNetConfig, ResNetModel
+from transformers import (
+    MobileNetV2Config,
+    MobileNetV2ForSemanticSegmentation,
+    MobileNetV2Model,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetModel,
+)
 
 from mnseg.networks.adaptation import adapt
 from mnseg.networks.build import build_slice_network
 from mnseg.networks.fast_convolution import to_fast_convolutions
-from mnseg.networks.folded_norm import FoldedBatchNorm2d, FoldedConv2d, fold_norms, unfold_norms
+from mnseg.networks.folded_norm import FoldedBatchNorm2d, FoldedConv2d, FoldedReLU6, fold_norms, unfold_norms
 from mnseg.networks.recalibration import recalibrate_batch_norm
 from mnseg.networks.small_maps import to_exact_small_maps
 
@@ -69,9 +77,11 @@ def test_a_convolution_with_a_bias() -> None:
     torch.testing.assert_close(layer.normalization(layer.convolution(image)), expected)
 
 
-def test_dilated_depthwise_convolutions_keep_their_backward_pass() -> None:
+def test_depthwise_convolutions_keep_their_backward_pass() -> None:
     _, folded = _prepared("mobilenet")
-    assert any(type(module) is FoldedConv2d for module in folded.modules())
+    dilated = [module for module in folded.modules() if isinstance(module, FoldedConv2d) and max(module.dilation) > 1]
+    image = torch.randn(1, dilated[0].in_channels, 8, 8, dtype=torch.float64)
+    assert type(dilated[0](image).grad_fn).__name__ == "_ConvolutionBackward"
 
 
 def test_statistics_that_follow_the_batch_are_folded_in_evaluation_alone() -> None:
@@ -137,6 +147,56 @@ def test_mixed_precision_folds_too() -> None:
     assert found.dtype is torch.bfloat16
     # No further from the exact numbers than what torch makes of the layers one by one.
     assert (found.float() - exact).norm() < 1.5 * (left.float() - exact).norm()
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_relu6_is_computed_with_the_convolution_in_bfloat16(small: bool) -> None:
+    stock, folded = (to_exact_small_maps(network.float()) for network in _prepared("mobilenet"))
+    kinds = [type(module).__mro__ for module in folded.modules()]
+    assert sum(FoldedReLU6 in kind for kind in kinds) > 30
+    image = torch.randn(4, 3, 24 if small else 96, 40 if small else 80)  # three of 24 are the deepest map's rows
+    exact = _found(copy.deepcopy(stock).train(), image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        clamped = []
+        hook = torch.nn.modules.module.register_module_forward_hook(
+            lambda module, _, out: clamped.append(out.clone()) if isinstance(module, FoldedReLU6) else None
+        )
+        found = _found(folded.train(), image)
+        hook.remove()
+        left = _found(copy.deepcopy(stock).train(), image)
+    assert all(out.min() >= 0 and out.max() <= 6 for out in clamped)
+    ours, theirs = (
+        [float((one.float() - real).norm() / real.norm()) for one, real in zip(results, exact, strict=True) if real.any()]
+        for results in (found, left)
+    )
+    assert mean(ours) < 1.1 * mean(theirs) and max(ours) < 1.1 * max(theirs)
+
+
+def test_relu6_takes_no_memory_in_full_precision() -> None:
+    _, folded = _prepared("mobilenet")
+    layer = next(module for module in folded.modules() if isinstance(getattr(module, "activation", None), FoldedReLU6))
+    image = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    before = layer.convolution(image)
+    assert layer.activation(layer.normalization(before)).data_ptr() == before.data_ptr()
+
+
+def test_an_activation_of_several_layers_stays() -> None:
+    layers = nn.ModuleList(nn.Module() for _ in range(2))
+    shared = nn.ReLU6()
+    for layer in layers:
+        layer.convolution, layer.normalization, layer.activation = nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), shared
+    fold_norms(layers)
+    assert type(shared) is nn.ReLU6 and not any(layer.convolution.clamps for layer in layers)
+
+
+def test_a_scan_that_is_no_number_gives_no_answer(tmp_path) -> None:
+    MobileNetV2ForSemanticSegmentation(MobileNetV2Config(depth_multiplier=0.25)).save_pretrained(tmp_path)
+    network = build_slice_network(str(tmp_path), 2, finetuning="whole", seed=0).train()
+    volume = torch.randn(1, 1, 64, 64, 3)
+    volume[0, 0, 20, 20, 1] = float("nan")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(volume)
+    assert logits[..., 1].isnan().any() and logits[..., [0, 2]].isfinite().all()
 
 
 @pytest.mark.parametrize("finetuning", ["whole", "lora"])

@@ -19,7 +19,13 @@ from torch.utils.data import DataLoader
 from mnseg.distributed import gather, share_buffers, unwrap
 from mnseg.engines.mixing import BoxMix
 from mnseg.engines.precision import amp_dtype_of, prepare_for
-from mnseg.engines.soundness import NonFiniteLossError, clip_gradient, fetch, raise_errors_again
+from mnseg.engines.soundness import (
+    NonFiniteLossError,
+    clip_gradient,
+    fetch,
+    raise_errors_again,
+    require_finite_weights,
+)
 from mnseg.engines.stages import ROLES, Role, stage_of, student_of, teachers_of
 from mnseg.errors import UserError
 from mnseg.losses import CoTrainingLoss, LossParts
@@ -141,6 +147,8 @@ class CoTrainer(SupervisedTrainer):
         self.state.unlabeled_seen = 0
         self.on_epoch_started(self)
         self.add_event_handler(Events.EPOCH_STARTED, self.on_epoch_started)
+        # Behind what loads weights when a run starts.
+        self._first_epoch = self.add_event_handler(Events.EPOCH_STARTED, self._require_finite_weights)
         # Before any handler measures or saves: a continued run gives the first process's statistics to all.
         self.add_event_handler(Events.EPOCH_COMPLETED, lambda _: share_buffers(list(self.networks.values())))
         self._register_handlers(train_handlers or [])
@@ -151,6 +159,12 @@ class CoTrainer(SupervisedTrainer):
         state = engine.state
         state.stage, state.stage_epoch = stage_of(max(state.epoch, 1), self.stage_1_epochs)
         state.student = student_of(state.stage, state.stage_epoch, self.roles)
+
+    def _require_finite_weights(self, engine: Trainer) -> None:
+        """A step's loss and gradient show what it spoils, not what was spoiled before: fused ReLU6 take NaN for 0."""
+        self._first_epoch.remove()
+        for name, network in self.networks.items():
+            require_finite_weights(network, f"The {name.upper()} network")
 
     def run(self) -> None:
         """Train, or continue from ``engine.state``."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mnseg.errors import UserError
 
-__all__ = ["NonFiniteLossError", "clip_gradient", "fetch", "raise_errors_again"]
+__all__ = ["NonFiniteLossError", "clip_gradient", "fetch", "raise_errors_again", "require_finite_weights"]
 
 
 class NonFiniteLossError(UserError):
@@ -30,6 +30,18 @@ def fetch(scalars: Mapping[str, Tensor]) -> dict[str, float]:
     """Tensors of one element as floats, brought from the device together: the host waits for it once."""
     values = torch.stack([value.detach().float().reshape(()) for value in scalars.values()])
     return dict(zip(scalars, values.tolist(), strict=True))
+
+
+def require_finite_weights(network: nn.Module, name: str) -> None:
+    """Refuse to begin with weights that no step can mend.
+
+    Raises:
+        UserError: naming the network by ``name``, which begins the sentence, and a broken weight.
+    """
+    for key, value in network.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"{name} begins with weights that are not finite ({key}): take another warm_start, "
+                            "model_2d or run_dir.")
 
 
 def raise_errors_again(engine: Engine) -> None:

@@ -93,7 +93,7 @@ def can_clamp(tensor: Tensor) -> bool:
 
     Not elsewhere: it takes NaN for 0, which only a trainer that looks at every gradient can afford.
     """
-    return in_bfloat16(tensor) and _has_clamped()
+    return in_bfloat16(tensor) and tensor.dim() == 4 and _has_clamped()
 
 
 def clamped_convolution(conv: nn.Conv2d, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mnseg.networks.adaptation import StillBatchNorm2d
-from mnseg.networks.fast_convolution import RELU6, FastConv2d, can_clamp, clamped_convolution, pads_with_zeros
+from mnseg.networks.fast_convolution import FastConv2d, can_clamp, clamped_convolution, pads_with_zeros
 from mnseg.networks.small_maps import is_small_map
 
 __all__ = ["fold_norms", "unfold_norms"]
@@ -39,7 +39,7 @@ class FoldedConv2d(FastConv2d):
         if not (self.clamps and can_clamp(input)):
             return self._conv_forward(input, weight, shift)
         if is_small_map(self, input):
-            return functional.hardtanh(self._conv_forward(input, weight, shift), *RELU6)
+            return functional.relu6(self._conv_forward(input, weight, shift), inplace=True)
         return clamped_convolution(self, input, weight, shift)
 
 
@@ -59,13 +59,16 @@ class FoldedStillBatchNorm2d(_FoldedNorm, StillBatchNorm2d):
 
 
 class FoldedReLU6(nn.ReLU6):
-    """A ReLU6 that has nothing left to do where the convolution has done it."""
+    """A ReLU6 that has nothing left to do where the convolution has done it, and takes no memory elsewhere."""
 
     norm_behind: tuple[nn.BatchNorm2d]  # the norm in front, for the convolution's own question
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         (norm,) = self.norm_behind
-        return input if _folds(norm, input) and can_clamp(input) else super().forward(input)
+        if not _folds(norm, input):
+            return super().forward(input)
+        # In place: what a convolution gave nobody else needs.
+        return input if can_clamp(input) else functional.relu6(input, inplace=True)
 
 
 _CONVOLUTIONS = {nn.Conv2d, FastConv2d}

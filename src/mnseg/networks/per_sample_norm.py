@@ -27,7 +27,7 @@ class PerSampleNorm3d(nn.InstanceNorm3d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         if input.device.type != "cpu" or input.dim() != 5:
             return super().forward(input)
-        if not input.is_contiguous(memory_format=torch.channels_last_3d) or torch.jit.is_tracing():
+        if torch.jit.is_tracing() or not input.is_contiguous(memory_format=torch.channels_last_3d):
             samples = [
                 functional.batch_norm(sample, None, None, self.weight, self.bias, True, 0.0, self.eps)
                 for sample in input.split(1)

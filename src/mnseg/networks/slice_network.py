@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as run_checkpointed
 
 from mnseg.errors import UserError
+from mnseg.networks.fast_convolution import can_clamp
 
 __all__ = ["SliceNetwork"]
 
@@ -158,6 +159,8 @@ class SliceNetwork(nn.Module):
         with lone:
             out = self.network_2d(x)
         logits = (out.logits if hasattr(out, "logits") else out).float()
+        if can_clamp(x):  # such ReLU6 take NaN for 0: what is no number must not come out as an answer
+            logits = logits + 0 * x.detach().sum((1, 2, 3), keepdim=True)
         _require(
             logits.shape[1] == self.num_classes,
             f"The 2D network returns {logits.shape[1]} classes, num_classes is {self.num_classes}: make them equal.",
