@@ -166,7 +166,9 @@ def test_relu6_is_computed_with_the_convolution_in_bfloat16(small: bool) -> None
         left = _found(copy.deepcopy(stock).train(), image)
     assert all(out.min() >= 0 and out.max() <= 6 for out in clamped)
     pairs = [[(one.float(), real) for one, real in zip(each, exact, strict=True)] for each in (found, left)]
-    ours, theirs = ([float((one - real).norm() / real.norm()) for one, real in each if real.norm() > 0] for each in pairs)
+    ours, theirs = (
+        [float((one - real).norm() / real.norm()) for one, real in each if real.norm() > 0] for each in pairs
+    )
     assert mean(ours) < 1.1 * mean(theirs) and max(ours) < 1.1 * max(theirs)
 
 
