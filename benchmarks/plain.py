@@ -39,6 +39,7 @@ from monai.transforms import (
 )
 from step import build_parser, line, open_short, timed
 from torch import Tensor, nn
+from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import MobileNetV2DeepLabV3Plus
 
 from mnseg.data.transforms import ForegroundIndicesd
 from mnseg.files import atomic_write
@@ -120,6 +121,8 @@ def stock(network: nn.Module) -> nn.Module:
             module.__class__ = nn.Conv3d
         elif isinstance(module, UpCat):
             module.__class__ = UpCat
+        elif isinstance(module, MobileNetV2DeepLabV3Plus):
+            module.__class__ = MobileNetV2DeepLabV3Plus
     for model in [module for module in network.modules() if getattr(module, "base_model_prefix", "")]:
         for layer in model.modules() if getattr(model.config, "tf_padding", False) else ():
             if hasattr(layer, "convolution") and not layer.config.tf_padding:

@@ -10,8 +10,9 @@ import torch
 from monai.networks.nets import BasicUNet
 from plain import PlainTrainer, main, stock
 from step import build_parser, open_short
-from transformers import MobileNetV2Config, MobileNetV2Model
+from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation, MobileNetV2Model
 
+from mnseg.networks.build import build_slice_network
 from mnseg.networks.channels_last import to_channels_last
 from mnseg.networks.fast_convolution import to_fast_convolutions
 from mnseg.networks.same_padding import to_inner_padding
@@ -57,6 +58,15 @@ def test_the_plain_build_has_torchs_own_convolutions():
     to_fast_convolutions(network.to(memory_format=torch.channels_last))
     assert type(network[0]) is not torch.nn.Conv2d
     assert {type(conv) for conv in stock(network)} == {torch.nn.Conv2d}
+
+
+def test_the_plain_build_has_transformers_own_head(tmp_path):
+    config = MobileNetV2Config(depth_multiplier=0.25)
+    wanted = MobileNetV2ForSemanticSegmentation(config)
+    wanted.save_pretrained(tmp_path)
+    network = stock(build_slice_network(str(tmp_path), config.num_labels, finetuning="whole", seed=0)).network_2d
+    ours = [type(module) for module in network.modules() if not isinstance(module, torch.nn.BatchNorm2d)]
+    assert ours == [type(module) for module in wanted.modules() if not isinstance(module, torch.nn.BatchNorm2d)]
 
 
 def test_the_plain_build_has_monais_own_3d_network():

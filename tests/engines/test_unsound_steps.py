@@ -8,6 +8,7 @@ from ignite.engine import Events
 from torch import nn
 
 from mnseg.engines import NonFiniteLossError
+from mnseg.engines.soundness import require_finite_weights
 from mnseg.engines.training_state import TrainingState
 from mnseg.errors import UserError
 from mnseg.handlers import CheckpointHandler
@@ -66,6 +67,28 @@ def test_broken_weights_are_refused_before_the_first_step(co_training, which):
     with pytest.raises(UserError, match=rf"The {which} network begins with weights that are not finite \(bias\)"):
         run.trainer.run()
     assert run.trainer.state.iteration == 0
+
+
+def test_so_are_weights_that_a_later_run_of_a_trainer_begins_with(co_training):
+    """A federated site's trainer runs again with new weights."""
+    run = co_training()
+    trainer = run.trainer
+    whole, trainer.state.max_epochs = trainer.state.max_epochs, 1
+    trainer.run()
+    trainer.state.max_epochs = whole
+    with torch.no_grad():
+        next(run.f.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="The 2D network begins with weights that are not finite"):
+        trainer.run()
+
+
+def test_statistics_are_weights_and_other_buffers_are_not():
+    network = nn.Sequential(nn.BatchNorm3d(2))
+    network.register_buffer("mask", torch.full((2,), float("-inf")))
+    require_finite_weights(network, "It")
+    network[0].running_var[1] = float("nan")
+    with pytest.raises(UserError, match=r"It begins with weights that are not finite \(0.running_var\)"):
+        require_finite_weights(network, "It")
 
 
 def test_an_ordinary_error_is_not_swallowed(co_training, tmp_path):

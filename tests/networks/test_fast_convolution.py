@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mnseg.networks.convolution_gradients import Convolution, stock_gradients
 from mnseg.networks.fast_convolution import FastConv2d, can_clamp, clamped_convolution, to_fast_convolutions
+from mnseg.networks.folded_norm import fold_norms, let_clamp
 
 CONVOLUTIONS = {
     "as in MobileNetV2": {"kernel_size": 3, "dilation": 2, "bias": False},
@@ -152,6 +154,52 @@ def test_a_clamped_convolution_is_relu6_behind_it(kernel: dict) -> None:
 def test_clamped_convolutions_are_for_bfloat16_alone(dtype: torch.dtype | None) -> None:
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
         assert not can_clamp(torch.ones(1, 1, 1, 1))
+
+
+def test_autocast_leaves_other_devices_and_float64_alone() -> None:
+    conv = to_fast_convolutions(nn.Conv2d(4, 4, 3, stride=2, groups=4, dtype=torch.float64))
+    image = torch.randn(1, 4, 9, 9, dtype=torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert can_clamp(image.float())
+        assert not can_clamp(image) and not can_clamp(torch.ones(1, 1, 1, 1, device="meta"))
+        assert conv(image).dtype is torch.float64
+
+
+def test_a_strided_convolutions_image_gradient_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For that oneDNN has a fast kernel; the parameters' is fast in bfloat16."""
+    seen = []
+
+    def spy(grad: torch.Tensor, image: torch.Tensor, weight: torch.Tensor, settings: Convolution, wanted: tuple):
+        seen.append((wanted, grad.dtype, image.dtype, weight.dtype))
+        return stock_gradients(grad, image, weight, settings, wanted)
+
+    monkeypatch.setattr("mnseg.networks.strided_depthwise.stock_gradients", spy)
+    conv = to_fast_convolutions(nn.Conv2d(4, 4, 3, stride=2, groups=4))
+    in_bfloat16(conv, torch.ones(2, 4, 9, 9), torch.ones(2, 4, 4, 4))
+    assert {*seen} == {
+        ((False, True, True), *[torch.bfloat16] * 3),
+        ((True, False, False), *[torch.float32] * 3),
+    }
+
+
+@pytest.mark.parametrize("settings", [
+    {"padding_mode": "reflect", "padding": 2}, {"padding": "same"}, {"padding": "valid"},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("mixed", [False, True])
+def test_folded_convolutions_with_another_padding_are_torchs(settings: dict, mixed: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Module()
+    layer.convolution = nn.Conv2d(4, 4, 3, dilation=2, groups=4, **settings)
+    layer.normalization, layer.activation = nn.BatchNorm2d(4), nn.ReLU6()
+    stock, folded = layer.eval(), let_clamp(fold_norms(copy.deepcopy(layer)))
+    image, results = torch.randn(2, 4, 9, 9), []
+    for each in (stock, folded):
+        source = image.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            out = each.activation(each.normalization(each.convolution(source)))
+        results.append((out, *torch.autograd.grad(out.float().sum(), [source, *each.parameters()])))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, **({"rtol": 0.03, "atol": 0.03} if mixed else {}))
 
 
 def test_float16_is_left_to_torch() -> None:

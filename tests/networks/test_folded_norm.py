@@ -17,10 +17,11 @@ from transformers import (
     ResNetModel,
 )
 
+from mnseg.engines.precision import prepare_for
 from mnseg.networks.adaptation import adapt
 from mnseg.networks.build import build_slice_network
 from mnseg.networks.fast_convolution import to_fast_convolutions
-from mnseg.networks.folded_norm import FoldedBatchNorm2d, FoldedConv2d, FoldedReLU6, fold_norms, unfold_norms
+from mnseg.networks.folded_norm import FoldedBatchNorm2d, FoldedConv2d, FoldedReLU6, fold_norms, let_clamp, unfold_norms
 from mnseg.networks.recalibration import recalibrate_batch_norm
 from mnseg.networks.small_maps import to_exact_small_maps
 
@@ -151,7 +152,8 @@ def test_mixed_precision_folds_too() -> None:
 
 @pytest.mark.parametrize("small", [False, True])
 def test_relu6_is_computed_with_the_convolution_in_bfloat16(small: bool) -> None:
-    stock, folded = (to_exact_small_maps(network.float()) for network in _prepared("mobilenet"))
+    stock, folded = (network.float() for network in _prepared("mobilenet"))
+    prepare_for(torch.bfloat16, torch.device("cpu"), [stock, folded])
     kinds = [type(module).__mro__ for module in folded.modules()]
     assert sum(FoldedReLU6 in kind for kind in kinds) > 30
     image = torch.randn(4, 3, 24 if small else 96, 40 if small else 80)  # three of 24 are the deepest map's rows
@@ -186,12 +188,24 @@ def test_an_activation_of_several_layers_stays() -> None:
     for layer in layers:
         layer.convolution, layer.normalization, layer.activation = nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), shared
     fold_norms(layers)
+    let_clamp(layers)
     assert type(shared) is nn.ReLU6 and not any(layer.convolution.clamps for layer in layers)
+
+
+def test_only_a_trainers_networks_take_no_number_for_nought() -> None:
+    _, folded = _prepared("mobilenet")
+    weight = next(module for module in folded.float().modules() if isinstance(module, FoldedConv2d)).weight
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        weight.fill_(float("nan"))
+        assert folded(image).last_hidden_state.isnan().all()
+        assert let_clamp(folded)(image).last_hidden_state.isfinite().all()
 
 
 def test_a_scan_that_is_no_number_gives_no_answer(tmp_path) -> None:
     MobileNetV2ForSemanticSegmentation(MobileNetV2Config(depth_multiplier=0.25)).save_pretrained(tmp_path)
     network = build_slice_network(str(tmp_path), 2, finetuning="whole", seed=0).train()
+    prepare_for(torch.bfloat16, torch.device("cpu"), [network])
     volume = torch.randn(1, 1, 64, 64, 3)
     volume[0, 0, 20, 20, 1] = float("nan")
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -147,8 +147,10 @@ class CoTrainer(SupervisedTrainer):
         self.state.unlabeled_seen = 0
         self.on_epoch_started(self)
         self.add_event_handler(Events.EPOCH_STARTED, self.on_epoch_started)
-        # Behind what loads weights when a run starts.
-        self._first_epoch = self.add_event_handler(Events.EPOCH_STARTED, self._require_finite_weights)
+        # A step's loss and gradient show what it spoils, not what was spoiled before: fused ReLU6 take NaN for 0.
+        self._weights_seen = False
+        self.add_event_handler(Events.STARTED, lambda _: setattr(self, "_weights_seen", False))
+        self.add_event_handler(Events.EPOCH_STARTED, self._require_finite_weights)
         # Before any handler measures or saves: a continued run gives the first process's statistics to all.
         self.add_event_handler(Events.EPOCH_COMPLETED, lambda _: share_buffers(list(self.networks.values())))
         self._register_handlers(train_handlers or [])
@@ -161,10 +163,13 @@ class CoTrainer(SupervisedTrainer):
         state.student = student_of(state.stage, state.stage_epoch, self.roles)
 
     def _require_finite_weights(self, engine: Trainer) -> None:
-        """A step's loss and gradient show what it spoils, not what was spoiled before: fused ReLU6 take NaN for 0."""
-        self._first_epoch.remove()
-        for name, network in self.networks.items():
-            require_finite_weights(network, f"The {name.upper()} network")
+        """In a run's first epoch: behind what loads weights when it starts."""
+        if self._weights_seen:
+            return
+        for name in self.networks:
+            require_finite_weights(self.networks[name], f"The {name.upper()} network")
+            require_finite_weights(self.teachers[name], f"The {name.upper()} teacher")
+        self._weights_seen = True
 
     def run(self) -> None:
         """Train, or continue from ``engine.state``."""

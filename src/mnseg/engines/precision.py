@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mnseg.errors import UserError
+from mnseg.networks.folded_norm import let_clamp
 from mnseg.networks.small_maps import to_exact_small_maps
 
 __all__ = ["AMP_DTYPES", "amp_dtype_of", "prepare_for"]
@@ -44,11 +45,15 @@ def _computes_bfloat16(device: torch.device) -> bool:
 
 
 def prepare_for(dtype: torch.dtype | None, device: torch.device, networks: Iterable[nn.Module]) -> None:
-    """Make networks ready to be trained in mixed precision, in place; weights and their names stay."""
+    """Make networks ready to be trained in mixed precision, in place; weights and their names stay.
+
+    The trainer must refuse weights and gradients that are not finite:
+    :func:`~mnseg.networks.folded_norm.let_clamp`.
+    """
     if dtype is None or device.type != "cpu":
         return
     if amp_dtype_of("auto", device) is not dtype:
         logger.warning("amp_dtype %s: this CPU has no instructions for it and converts every number, which is slower "
                        "than full precision; auto takes it where it is faster.", str(dtype).removeprefix("torch."))
     for network in networks:
-        to_exact_small_maps(network)
+        let_clamp(to_exact_small_maps(network))

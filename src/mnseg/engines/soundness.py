@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -33,13 +34,14 @@ def fetch(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def require_finite_weights(network: nn.Module, name: str) -> None:
-    """Refuse to begin with weights that no step can mend.
+    """Refuse to begin with weights, or batch norms' statistics, that no step can mend.
 
     Raises:
         UserError: naming the network by ``name``, which begins the sentence, and a broken weight.
     """
-    for key, value in network.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
+    statistics = [part for part in network.named_buffers() if part[0].endswith(("running_mean", "running_var"))]
+    for key, value in itertools.chain(network.named_parameters(), statistics):
+        if not value.isfinite().all():
             raise UserError(f"{name} begins with weights that are not finite ({key}): take another warm_start, "
                             "model_2d or run_dir.")
 

@@ -56,13 +56,10 @@ def _parameter_gradients(
     inputs = [out + size - 1 - 2 * pad for out, size, pad in zip(outputs, weight.shape[2:], inner, strict=True)]
     plain = Convolution((1, 1), inner, (1, 1), groups)
     exact = torch.promote_types(weight.dtype, torch.float32)
-    small = any(side < size for side, size in zip(inputs, weight.shape[2:], strict=True))
-    kind = exact if small else weight.dtype  # bfloat16 spoils maps below the kernel's size: small_maps.py
     weight_grad, bias_grad = torch.zeros_like(weight, dtype=exact), weight.new_zeros(len(weight), dtype=exact)
     for samples, part in zip(image.split(SAMPLES), grad.split(SAMPLES), strict=True):
-        samples = _phases(samples, inputs, rest, dilation).to(kind)
-        part = _phases(part, outputs, (0, 0), dilation).to(kind)
-        _, of_weight, of_bias = stock_gradients(part, samples, weight.to(kind), plain, (False, True, True))
+        samples, part = _phases(samples, inputs, rest, dilation), _phases(part, outputs, (0, 0), dilation)
+        _, of_weight, of_bias = stock_gradients(part, samples, weight, plain, (False, True, True))
         weight_grad += of_weight
         bias_grad += of_bias
     return weight_grad.to(weight.dtype), bias_grad.to(weight.dtype)

@@ -83,15 +83,15 @@ def _has_clamped() -> bool:
 
 
 def in_bfloat16(tensor: Tensor) -> bool:
-    """Whether convolutions of this tensor are computed in bfloat16 by a CPU's autocast."""
+    """Whether convolutions of this tensor are computed in bfloat16 by a CPU's autocast, which leaves float64 alone."""
     mixed = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
-    return mixed and tensor.device.type == "cpu"
+    return mixed and tensor.device.type == "cpu" and tensor.dtype is not torch.float64
 
 
 def can_clamp(tensor: Tensor) -> bool:
-    """Whether :func:`clamped_convolution` is there for this tensor: in training in bfloat16 on a CPU.
+    """Whether :func:`clamped_convolution` is there for this tensor: in bfloat16 on a CPU.
 
-    Not elsewhere: it takes NaN for 0, which only a trainer that looks at every gradient can afford.
+    It takes NaN for 0, so that it is for trainers alone, which look at all weights first and at every gradient.
     """
     return in_bfloat16(tensor) and tensor.dim() == 4 and _has_clamped()
 
@@ -110,7 +110,7 @@ def _settings(conv: nn.Conv2d) -> Convolution:
 
 
 class FastConv2d(nn.Conv2d):
-    """A convolution that takes the fast way where it is one: training on a CPU, in full precision or bfloat16."""
+    """A convolution that takes the fast way where it is one: training on a CPU; strided ones in bfloat16 alone."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
         if not self._is_fast(input, weight):
@@ -120,11 +120,12 @@ class FastConv2d(nn.Conv2d):
         return _Convolution.apply(input, weight, bias, _settings(self), False)
 
     def _is_fast(self, image: Tensor, weight: Tensor) -> bool:
-        if image.device.type != "cpu" or image.dim() != 4 or not torch.is_grad_enabled():
+        if image.device.type != "cpu" or image.dim() != 4 or not torch.is_grad_enabled() or not pads_with_zeros(self):
             return False
         if in_bfloat16(image):
             return _is_dilated(weight, _settings(self)) or _is_strided(weight, _settings(self))
-        return not torch.is_autocast_enabled("cpu") and _is_dilated(weight, _settings(self))
+        unmixed = not torch.is_autocast_enabled("cpu") or image.dtype is torch.float64
+        return unmixed and _is_dilated(weight, _settings(self))
 
 
 def to_fast_convolutions(network: nn.Module) -> nn.Module:

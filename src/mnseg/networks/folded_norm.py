@@ -11,7 +11,7 @@ from mnseg.networks.adaptation import StillBatchNorm2d
 from mnseg.networks.fast_convolution import FastConv2d, can_clamp, clamped_convolution, pads_with_zeros
 from mnseg.networks.small_maps import is_small_map
 
-__all__ = ["fold_norms", "unfold_norms"]
+__all__ = ["fold_norms", "let_clamp", "unfold_norms"]
 
 
 def _folds(norm: nn.BatchNorm2d, tensor: Tensor) -> bool:
@@ -23,7 +23,7 @@ class FoldedConv2d(FastConv2d):
     """A convolution with a norm behind it: it multiplies its weights by the norm's gain, and adds the norm's shift.
 
     The products are part of the graph, so that the norm's gain and shift get their gradients. A ReLU6 behind the norm
-    is computed in the same pass, where that is possible.
+    is computed in the same pass, where a trainer has allowed that.
     """
 
     norm_behind: tuple[nn.BatchNorm2d]  # in a tuple: as a child its weights would have two names
@@ -59,16 +59,17 @@ class FoldedStillBatchNorm2d(_FoldedNorm, StillBatchNorm2d):
 
 
 class FoldedReLU6(nn.ReLU6):
-    """A ReLU6 that has nothing left to do where the convolution has done it, and takes no memory elsewhere."""
+    """A ReLU6 behind a norm that folds: in place, or left to the convolution in front of it."""
 
-    norm_behind: tuple[nn.BatchNorm2d]  # the norm in front, for the convolution's own question
+    norm_behind: tuple[nn.BatchNorm2d]
+    clamped = False  # the convolution's ``clamps``
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         (norm,) = self.norm_behind
         if not _folds(norm, input):
             return super().forward(input)
-        # In place: what a convolution gave nobody else needs.
-        return input if can_clamp(input) else functional.relu6(input, inplace=True)
+        # In place: a convolution's backward pass does not need what it gave. (A hook that keeps it sees it clamped.)
+        return input if self.clamped and can_clamp(input) else functional.relu6(input, inplace=True)
 
 
 _CONVOLUTIONS = {nn.Conv2d, FastConv2d}
@@ -98,23 +99,41 @@ def fold_norms(network: nn.Module) -> nn.Module:
             continue
         if norm.affine and norm.track_running_stats and norm.num_features == convolution.out_channels:
             _fold(convolution, FoldedConv2d, norm)
-            _fold(norm, _NORMS[type(norm)], norm)
+            norm.unfolded, norm.__class__ = type(norm), _NORMS[type(norm)]
             # One activation of several layers would not know whose convolution has done its work.
             if type(activation) is nn.ReLU6 and used[id(activation)] == 1 and pads_with_zeros(convolution):
                 _fold(activation, FoldedReLU6, norm)
-                convolution.clamps = True
     return network
 
 
 def _fold(module: nn.Module, kind: type[nn.Module], norm: nn.BatchNorm2d) -> None:
-    module.unfolded, module.__class__ = type(module), kind
-    if module is not norm:
-        module.norm_behind = (norm,)
+    module.unfolded, module.__class__, module.norm_behind = type(module), kind, (norm,)
+
+
+def let_clamp(network: nn.Module) -> nn.Module:
+    """Let folded convolutions compute the ReLU6 behind them in bfloat16 on a CPU, for a trainer.
+
+    Such a ReLU6 takes NaN for 0: whoever calls this looks at the weights, and at every gradient before it is used.
+
+    Args:
+        network: changed in place.
+
+    Returns:
+        ``network``.
+    """
+    for layer in network.modules():
+        children = dict(layer.named_children())
+        convolution, activation = children.get("convolution"), children.get("activation")
+        if isinstance(convolution, FoldedConv2d) and isinstance(activation, FoldedReLU6):
+            convolution.clamps = activation.clamped = True
+    return network
 
 
 def unfold_norms(network: nn.Module) -> nn.Module:
-    """Take ``fold_norms`` back."""
+    """Take ``fold_norms``, and what :mod:`~mnseg.networks.small_maps` made of folded convolutions, back."""
     for module in network.modules():
         if hasattr(module, "unfolded"):
             module.__class__ = module.unfolded
+            for name in ("unfolded", "norm_behind", "clamps", "clamped"):
+                module.__dict__.pop(name, None)
     return network

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from mnseg.networks.fast_convolution import in_bfloat16
+
 __all__ = ["NarrowingConv3d", "is_narrowing"]
 
 
@@ -52,12 +54,12 @@ class NarrowingConv3d(nn.Conv3d):
     """A ``Conv3d`` of the decoder, whose inputs are the concatenated features of two levels."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        mixed = in_bfloat16(input)
         fast = input.device.type == "cpu" and torch.is_grad_enabled() and input.dim() == 5
-        if not fast or mixed not in (None, torch.bfloat16):
+        if not fast or (torch.is_autocast_enabled("cpu") and not mixed):
             return super()._conv_forward(input, weight, bias)
-        if mixed is not None:  # autocast does not look into functions of our own
-            input, weight, bias = (None if part is None else part.to(mixed) for part in (input, weight, bias))
+        if mixed:  # autocast does not look into functions of our own
+            input, weight, bias = (None if part is None else part.bfloat16() for part in (input, weight, bias))
         return _NarrowingConvolution.apply(input, weight, bias, self.padding)
 
 

@@ -159,7 +159,7 @@ class SliceNetwork(nn.Module):
         with lone:
             out = self.network_2d(x)
         logits = (out.logits if hasattr(out, "logits") else out).float()
-        if can_clamp(x):  # such ReLU6 take NaN for 0: what is no number must not come out as an answer
+        if can_clamp(x):  # a trainer's ReLU6 may take NaN for 0: what is no number must not come out as an answer
             logits = logits + 0 * x.detach().sum((1, 2, 3), keepdim=True)
         _require(
             logits.shape[1] == self.num_classes,
