@@ -56,10 +56,13 @@ def _parameter_gradients(
     inputs = [out + size - 1 - 2 * pad for out, size, pad in zip(outputs, weight.shape[2:], inner, strict=True)]
     plain = Convolution((1, 1), inner, (1, 1), groups)
     exact = torch.promote_types(weight.dtype, torch.float32)
+    # Without the processor's help torch adds up in bfloat16, where a sum loses what is 256 times smaller than itself.
+    kind = weight.dtype if torch.ops.mkldnn._is_mkldnn_bf16_supported() else exact
     weight_grad, bias_grad = torch.zeros_like(weight, dtype=exact), weight.new_zeros(len(weight), dtype=exact)
     for samples, part in zip(image.split(SAMPLES), grad.split(SAMPLES), strict=True):
-        samples, part = _phases(samples, inputs, rest, dilation), _phases(part, outputs, (0, 0), dilation)
-        _, of_weight, of_bias = stock_gradients(part, samples, weight, plain, (False, True, True))
+        samples = _phases(samples.to(kind), inputs, rest, dilation)
+        part = _phases(part.to(kind), outputs, (0, 0), dilation)
+        _, of_weight, of_bias = stock_gradients(part, samples, weight.to(kind), plain, (False, True, True))
         weight_grad += of_weight
         bias_grad += of_bias
     return weight_grad.to(weight.dtype), bias_grad.to(weight.dtype)
