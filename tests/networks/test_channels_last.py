@@ -63,6 +63,22 @@ def test_convolutions_for_which_it_is_not_made(other):
     assert not is_narrowing(nn.Conv3d(**{**settings, **other}))
 
 
+def test_roles_are_exchanged_in_bfloat16_too_with_torchs_precision():
+    torch.manual_seed(0)
+    stock = nn.Conv3d(16, 8, 3, padding=1).to(memory_format=torch.channels_last_3d)
+    ours = to_channels_last(nn.Sequential(copy.deepcopy(stock)))[0]
+    image = torch.randn(2, 16, 8, 8, 8).to(memory_format=torch.channels_last_3d)
+    grad, errors = torch.randn(2, 8, 8, 8, 8), []
+    exact = torch.autograd.grad(stock(image), list(stock.parameters()), grad)
+    for conv in (stock, ours):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = conv(image)
+        found = torch.autograd.grad(out, list(conv.parameters()), grad.bfloat16())
+        errors.append([float((one - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True)])
+    assert type(out.grad_fn).__name__ == "_NarrowingConvolutionBackward"
+    assert all(own < max(1.5 * torchs, 0.005) for own, torchs in zip(errors[1], errors[0], strict=True)), errors
+
+
 def test_a_frozen_convolution_passes_the_gradient_on():
     conv = to_channels_last(nn.Sequential(nn.Conv3d(4, 2, 3, padding=1)))[0].requires_grad_(False)
     image = torch.randn(1, 4, 5, 5, 5, requires_grad=True)

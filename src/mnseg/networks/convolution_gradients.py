@@ -1,4 +1,4 @@
-"""What torch computes in a 2D convolution's backward pass, and what there is to know of the convolution."""
+"""What torch computes in a convolution's backward pass, and what there is to know of the convolution."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class Convolution(NamedTuple):
-    """The settings of a 2D convolution that pads with zeros."""
+    """The settings of a convolution that pads with zeros, each for its two or three axes."""
 
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
 
 
@@ -27,16 +27,16 @@ def stock_gradients(
     """Gradients of image, weight and bias; None for what is not wanted.
 
     torch.nn.grad has functions for the first two, but none for the bias, which comes along for nothing, and they lose
-    the layout on the way: an image's gradient takes five times as long.
+    the layout on the way, which makes an image's gradient slow.
 
     Args:
-        grad: the output's gradient (N, K, h, w).
-        image: (N, C, H, W); for its own gradient only its shape, type and layout count.
-        weight: (K, C / groups, k, l), of the same type.
+        grad: the output's gradient (N, K, h, w) or (N, K, h, w, d).
+        image: (N, C, H, W) or (N, C, H, W, D); for its own gradient only its shape, type and layout count.
+        weight: (K, C / groups, ...), of the same type.
         settings: of the convolution.
         wanted: which gradients.
     """
     stride, padding, dilation, groups = settings
     return torch.ops.aten.convolution_backward(
-        grad, image, weight, [len(weight)], stride, padding, dilation, False, (0, 0), groups, wanted
+        grad, image, weight, [len(weight)], stride, padding, dilation, False, (0,) * len(stride), groups, wanted
     )

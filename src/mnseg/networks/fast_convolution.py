@@ -14,7 +14,14 @@ from mnseg.networks.convolution_gradients import Convolution, Gradients, stock_g
 from mnseg.networks.dilated_depthwise import dilated_gradients
 from mnseg.networks.strided_depthwise import strided_gradients
 
-__all__ = ["FastConv2d", "can_clamp", "clamped_convolution", "in_bfloat16", "to_fast_convolutions"]
+__all__ = [
+    "FastConv2d",
+    "can_clamp",
+    "clamped_convolution",
+    "in_bfloat16",
+    "pads_with_zeros",
+    "to_fast_convolutions",
+]
 
 RELU6 = (0.0, 6.0)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from mnseg.networks.convolution_gradients import Convolution, stock_gradients
 from mnseg.networks.fast_convolution import in_bfloat16
 
 __all__ = ["NarrowingConv3d", "is_narrowing"]
@@ -33,21 +34,14 @@ class _NarrowingConvolution(torch.autograd.Function):
         image, weight = ctx.saved_tensors
         image_grad = weight_grad = None
         bias_grad = grad.sum((0, 2, 3, 4)) if ctx.needs_input_grad[2] else None
+        settings = Convolution((1, 1, 1), ctx.padding, (1, 1, 1), 1)
         if ctx.needs_input_grad[0]:
-            image_grad = _convolution_backward(grad, image, weight, ctx.padding, (True, False, False))[0]
+            image_grad = stock_gradients(grad, image, weight, settings, (True, False, False))[0]
         if ctx.needs_input_grad[1]:
             turned = weight.transpose(0, 1).contiguous(memory_format=torch.channels_last_3d)
-            found = _convolution_backward(image, grad, turned, ctx.padding, (False, True, False))[1]
+            found = stock_gradients(image, grad, turned, settings, (False, True, False))[1]
             weight_grad = found.transpose(0, 1).flip(2, 3, 4)
         return image_grad, weight_grad, bias_grad, None
-
-
-def _convolution_backward(
-    grad: Tensor, image: Tensor, weight: Tensor, padding: tuple[int, ...], wanted: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    ones, zeros = [1, 1, 1], [0, 0, 0]
-    return torch.ops.aten.convolution_backward(grad, image, weight, None, ones, list(padding), ones, False, zeros, 1,
-                                               list(wanted))  # fmt: skip
 
 
 class NarrowingConv3d(nn.Conv3d):

@@ -12,7 +12,7 @@ __all__ = ["SpreadPoolHead", "to_spread_pool"]
 class SpreadPoolHead(MobileNetV2DeepLabV3Plus):
     """The segmentation head; a map of one pixel is interpolated to that pixel's value everywhere.
 
-    Its gradient is a sum, for which torch's interpolation needs twenty times as long.
+    Its gradient is a sum, for which torch's interpolation is a long way round.
     """
 
     def forward(self, features: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def strided_gradients(
     """:func:`~mnseg.networks.convolution_gradients.stock_gradients`, the image's gradient by way of float32.
 
     For the bfloat16 gradient of a strided depthwise convolution's image oneDNN has no fast kernel, for the float32 one
-    it has: more than ten times as fast with the conversions, and no less exact.
+    it has, which is faster with the conversions, and no less exact.
     """
     of_image, *others = wanted
     _, *found = stock_gradients(grad, image, weight, settings, (False, *others))
