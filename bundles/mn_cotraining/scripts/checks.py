@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -77,6 +78,12 @@ def require_output(folder):
         why = f"unusable, {type(error).__name__}: {error}"
     if why:
         sys.exit(f"cannot write to the output folder {folder} ({why}): set --output_dir")
+
+
+def require_component_package(largest_component):
+    """MONAI finds a mask's pieces by scikit-image, which it does not bring."""
+    if largest_component and find_spec("skimage") is None:
+        sys.exit("largest_component needs scikit-image: pip install scikit-image, or leave it false")
 
 
 def require_split(path, split):
