@@ -1,0 +1,47 @@
+"""MONAI's sliding window in the precision in which the networks are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from mnseg.engines.precision import amp_dtype_of
+
+__all__ = ["AutocastInferer"]
+
+
+class AutocastInferer(SlidingWindowInferer):
+    """Windows are computed under ``torch.autocast`` and put together in float32; the network is used as it is.
+
+    For validation while training, whose networks the trainer has prepared for that precision.
+
+    Args:
+        amp_dtype: as the trainer's: None (MONAI's inferer), "bfloat16", "float16" or "auto".
+        others: those of ``SlidingWindowInferer``.
+    """
+
+    def __init__(self, *args: Any, amp_dtype: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.amp_dtype = amp_dtype
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """(B, C, H, W, D) -> (B, K, H, W, D) logits, float32.
+
+        Raises:
+            UserError: for an ``amp_dtype`` of another name.
+        """
+        dtype = amp_dtype_of(self.amp_dtype, inputs.device)
+        if dtype is None:
+            return super().__call__(inputs, network, *args, **kwargs)
+
+        def run(windows: Tensor, *rest: Any, **named: Any) -> Any:
+            with torch.autocast(windows.device.type, dtype):
+                found = network(windows, *rest, **named)
+            return tree_map(lambda part: part.float() if part.is_floating_point() else part, found)
+
+        return super().__call__(inputs, run, *args, **kwargs)
