@@ -46,6 +46,7 @@ from mnseg.files import atomic_write
 from mnseg.networks.fast_convolution import FastConv2d
 from mnseg.networks.folded_norm import unfold_norms
 from mnseg.networks.narrowing_convolution import NarrowingConv3d
+from mnseg.networks.transposed_bias import SummedBiasTranspose2d, SummedBiasTranspose3d
 from mnseg.planning.clock import StepClock
 from mnseg.planning.steps import Kind
 
@@ -119,6 +120,10 @@ def stock(network: nn.Module) -> nn.Module:
             module.__class__ = nn.Conv2d
         elif isinstance(module, NarrowingConv3d):
             module.__class__ = nn.Conv3d
+        elif isinstance(module, SummedBiasTranspose2d):
+            module.__class__ = nn.ConvTranspose2d
+        elif isinstance(module, SummedBiasTranspose3d):
+            module.__class__ = nn.ConvTranspose3d
         elif isinstance(module, UpCat):
             module.__class__ = UpCat
         elif isinstance(module, MobileNetV2DeepLabV3Plus):

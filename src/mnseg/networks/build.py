@@ -15,6 +15,7 @@ from mnseg.networks.pretrained import load_segmenter
 from mnseg.networks.same_padding import to_inner_padding
 from mnseg.networks.slice_network import SliceNetwork
 from mnseg.networks.spread_pool import to_spread_pool
+from mnseg.networks.transposed_bias import to_summed_bias
 
 __all__ = ["build_slice_network"]
 
@@ -68,7 +69,7 @@ def build_slice_network(
     if not any(isinstance(m, nn.Linear) for m in network.modules()):
         # Convolutional networks run 20 to 40 % faster so on a CPU; transformers reshape between layers and do not.
         network = network.to(memory_format=torch.channels_last)
-    network = fold_norms(to_fast_convolutions(network))
+    network = fold_norms(to_fast_convolutions(to_summed_bias(network)))
     if not pretrained:
         logger.warning("The 2D network %s starts from random weights (pretrained is false).", name_or_dir)
         if finetuning != "whole":

@@ -7,6 +7,7 @@ from torch import nn
 
 from mnseg.networks.narrowing_convolution import NarrowingConv3d, is_narrowing
 from mnseg.networks.per_sample_norm import PerSampleNorm3d
+from mnseg.networks.transposed_bias import to_summed_bias
 from mnseg.networks.unpadded_skip import to_unpadded_skips
 
 __all__ = ["to_channels_last"]
@@ -36,4 +37,4 @@ def to_channels_last(network: nn.Module, wanted: bool = True) -> nn.Module:
             module.__class__ = PerSampleNorm3d
         elif type(module) is nn.Conv3d and is_narrowing(module):
             module.__class__ = NarrowingConv3d
-    return to_unpadded_skips(network)
+    return to_summed_bias(to_unpadded_skips(network))

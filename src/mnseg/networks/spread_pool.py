@@ -17,8 +17,12 @@ class SpreadPoolHead(MobileNetV2DeepLabV3Plus):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, C, h, w) -> logits (N, K, h, w)."""
-        pooled = self.conv_pool(self.avg_pool(features)).expand(-1, -1, *features.shape[-2:])
-        both = torch.cat([pooled, self.conv_aspp(features)], dim=1)
+        found = self.conv_aspp(features)
+        # In the layout of the other half: what is spread by strides alone would bring both out of channels last.
+        pooled = self.conv_pool(self.avg_pool(features)).expand_as(found)
+        last = found.is_contiguous(memory_format=torch.channels_last)
+        pooled = pooled.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        both = torch.cat([pooled, found], dim=1)
         return self.classifier(self.dropout(self.conv_projection(both)))
 
 
