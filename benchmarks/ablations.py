@@ -64,6 +64,8 @@ INGREDIENTS = {
     "joint_teacher_mixed_patches": ("both networks' mean teaches, boxes exchanged", None),
     "strong_augmentation": ("stronger augmentation", None),
     "joint_teacher_strong_augmentation": ("both networks' mean teaches, stronger augmentation", None),
+    "joint_teacher_rotation": ("both networks' mean teaches, stronger augmentation, rotation", None),
+    "joint_teacher_rotation_noise": ("both networks' mean teaches, stronger augmentation, rotation, noise, blur", None),
     "supervised_strong_augmentation": ("supervised only, stronger augmentation", None),
     "more_foreground": ("more crops at the foreground", None),
     "neighboring_slices": ("neighboring slices as channels", None),
