@@ -66,6 +66,7 @@ def test_inference_writes_the_largest_pieces(folder, probabilities):
     mask, kept = pieces()
     run(folder, "inference", image_pattern="[ie]m*", largest_component=True, save_probabilities=probabilities)
     np.testing.assert_array_equal(written(folder, "image_seg.nii.gz"), kept)
+    assert json.loads((folder / "eval" / "provenance.json").read_text())["largest_component"] is True
     assert not written(folder, "empty_seg.nii.gz").any()
     if probabilities:  # what the network said stays
         np.testing.assert_array_equal(written(folder, "image_prob.nii.gz").argmax(-1), mask)
@@ -83,13 +84,15 @@ def test_evaluation_measures_them(folder):
     by_hand = [2 * (kept == k).sum() / ((kept == k).sum() + (mask == k).sum()) for k in (1, 2)]
     assert found[False] == pytest.approx(by_hand, abs=1e-5)
     assert found[True] == [1.0, 1.0]
+    assert json.loads((folder / "eval" / "evaluation.json").read_text())["largest_component"] is True
 
 
 def test_without_scikit_image_a_run_says_so_before_it_writes(folder, monkeypatch):
     found = importlib.util.find_spec
     hide = lambda name, *rest: None if name == "skimage" else found(name, *rest)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", hide)
-    with pytest.raises(SystemExit, match="largest_component needs scikit-image: pip install scikit-image"):
-        run(folder, "inference", image_pattern="image*", largest_component=True)
-    assert not (folder / "eval").exists()
+    for config, more in (("inference", {"image_pattern": "image*"}), ("evaluate", {})):
+        with pytest.raises(SystemExit, match="largest_component needs scikit-image: pip install scikit-image"):
+            run(folder, config, largest_component=True, **more)
+        assert not (folder / "eval").exists()
     run(folder, "inference", image_pattern="image*")

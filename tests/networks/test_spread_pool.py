@@ -27,6 +27,18 @@ def test_values_gradients_and_weights_are_transformers() -> None:
     stock.load_state_dict(ours.state_dict())
 
 
+def test_the_projection_sees_channels_last_where_the_features_are() -> None:
+    stock = MobileNetV2ForSemanticSegmentation(MobileNetV2Config(depth_multiplier=0.25, num_labels=3))
+    ours, seen = to_spread_pool(stock).eval(), []
+    watched = ours.segmentation_head.conv_projection
+    for layout in (torch.channels_last, torch.contiguous_format):
+        watched.register_forward_pre_hook(lambda _, args, layout=layout: seen.append(
+            args[0].is_contiguous(memory_format=layout)))  # fmt: skip
+        ours.to(memory_format=layout)(torch.randn(2, 3, 64, 48).to(memory_format=layout))
+        watched._forward_pre_hooks.clear()
+    assert seen == [True, True]
+
+
 def test_the_slice_network_is_built_so(tmp_path) -> None:
     config = MobileNetV2Config(depth_multiplier=0.25, num_labels=3)
     MobileNetV2ForSemanticSegmentation(config).save_pretrained(tmp_path)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
+from transformers import Dinov2Config, Dinov2Model
 
+from mnseg.networks.build import build_slice_network
 from mnseg.networks.channels_last import to_channels_last
 from mnseg.networks.transposed_bias import SummedBiasTranspose2d, SummedBiasTranspose3d, to_summed_bias
 
@@ -90,6 +92,14 @@ def test_the_stock_layer_where_the_fast_way_is_not_made_for():
         assert torch.equal(ours(image), stock(image))
     with torch.autocast("cpu", dtype=torch.float16):
         assert type(ours(image).grad_fn).__name__ != FAST
+
+
+def test_a_pyramids_upsamplings_are_such_where_a_slice_network_is_built(tmp_path):
+    config = Dinov2Config(image_size=28, patch_size=14, hidden_size=16, num_hidden_layers=4, num_attention_heads=2)
+    Dinov2Model(config).save_pretrained(tmp_path)
+    network = build_slice_network(str(tmp_path), 2, finetuning="whole", seed=0)
+    found = [type(layer) for layer in network.modules() if isinstance(layer, nn.ConvTranspose2d)]
+    assert found == [SummedBiasTranspose2d] * 3
 
 
 def test_a_unets_upsamplings_are_such_and_its_weights_load_into_the_stock_network():

@@ -16,8 +16,9 @@ END = object()
 class PrefetchLoader(DataLoader):
     """MONAI's ``DataLoader`` that, without workers, makes one batch ahead in a thread.
 
-    Batches, their order and their random draws are those of ``DataLoader``: one thread makes them, one after the other,
-    and nothing is drawn before the first batch is asked for, so that what an epoch's handlers set holds for all of it.
+    Of an epoch that is read to its end, batches, their order and their random draws are those of ``DataLoader``: one
+    thread makes them, one after the other, and nothing is drawn before the first batch is asked for, so that what an
+    epoch's handlers set holds for all of it. Who leaves an epoch early waits for the batch that is being made.
     Worker processes (``num_workers``) would be started and fed anew each epoch, which for short epochs takes longer
     than what they hide. MONAI's own ``ThreadDataLoader`` ends an epoch without a word where a scan cannot be read.
 

@@ -18,7 +18,7 @@ __all__ = ["AutocastInferer"]
 class AutocastInferer(SlidingWindowInferer):
     """Windows are computed under ``torch.autocast`` and put together in float32; the network is used as it is.
 
-    For validation while training, whose networks the trainer has prepared for that precision.
+    For validation while training: a network computes as it does when it teaches, and no copy of it is prepared.
 
     Args:
         amp_dtype: as the trainer's: None (MONAI's inferer), "bfloat16", "float16" or "auto".

@@ -75,6 +75,7 @@ def to_summed_bias(network: nn.Module) -> nn.Module:
 
     Args:
         network: changed in place; names, values and results stay, so that what is saved loads into the stock network.
+            A second derivative is not to be had of it.
 
     Returns:
         ``network``.

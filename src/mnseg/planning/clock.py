@@ -19,8 +19,8 @@ __all__ = ["StepClock", "peak_memory_mib"]
 class StepClock:
     """Waiting and computing seconds of every step of an engine.
 
-    Waiting is the time from GET_BATCH_STARTED to GET_BATCH_COMPLETED: reading, cropping and augmenting when the loader
-    has no workers, and what the workers could not hide when it has. Computing is the iteration with its handlers. On a
+    Waiting is the time from GET_BATCH_STARTED to GET_BATCH_COMPLETED: reading, cropping and augmenting as far as the
+    loader's thread or workers could not hide it. Computing is the iteration with its handlers. On a
     GPU both ends of the iteration wait for it to finish.
     """
 
@@ -87,7 +87,7 @@ class StepClock:
             "min_s": min(total),
             "max_s": max(total),
             "waiting_share": sum(waiting) / sum(total),
-            # What the first step waits for longer than others: worker processes, mostly.
+            # What the first step waits for longer than others: the first batch, and worker processes if there are any.
             "epoch_start_s": max(self.waiting[0] - median(waiting), 0.0),
             "parts_median_s": {part: median(times[warmup:]) for part, times in self.parts.items()},
             "peak_memory_mib": self._peak,
