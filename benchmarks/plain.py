@@ -7,9 +7,9 @@
 The plain build is what one writes first when one reads the paper: scans are read from disk each time they are drawn,
 the random zoom resamples the whole volume, everything is float32 (by torch's defaults: on
 a GPU its convolutions take TF32), the teacher sees what the student sees, the loader has no workers. Our loader makes
-a batch ahead in a thread, for which a core must be free (--set train#dataloader#_target_=monai.data.DataLoader takes
-that back). Networks, losses, optimizers, patch and batch size are those of our config; so is what a setting of ours
-changes in the step (slice_stride, amp_dtype): give it with --set to compare the paper's own step. Options: see step.py.
+a batch ahead in a thread where a core is free for it (--set train#dataloader#ahead=False takes that back). Networks,
+losses, optimizers, patch and batch size are those of our config; so is what a setting of ours changes in the step
+(slice_stride, amp_dtype): give it with --set to compare the paper's own step. Options: see step.py.
 """
 
 from __future__ import annotations

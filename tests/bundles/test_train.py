@@ -18,7 +18,6 @@ from monai.bundle import ConfigWorkflow
 from monai.transforms import LoadImaged
 
 from kill_at import write_kill_module
-from mnseg.data.prefetch import PrefetchLoader
 from one_thread import one_thread
 from short_training import (
     BATCH_SIZE,
@@ -153,10 +152,10 @@ def test_killed_and_repeated_is_bitwise_the_unbroken_run(unbroken, data, tmp_pat
 
 
 def test_batches_made_ahead_are_those_made_in_turn(unbroken, data, tmp_path):
-    (tmp_path / "loader.json").write_text(json.dumps({"train#dataloader#_target_": "monai.data.DataLoader"}))
-    in_turn = train(settings(data, tmp_path / "run"), tmp_path / "loader.json")
-    loaders = [made.parser.get_parsed_content("train::dataloader") for made in (unbroken.workflow, in_turn)]
-    assert [isinstance(loader, PrefetchLoader) for loader in loaders] == [True, False]
+    (tmp_path / "loader.json").write_text(json.dumps({"train#dataloader#ahead": "$not has_spare_cores(@device)"}))
+    other = train(settings(data, tmp_path / "run"), tmp_path / "loader.json")
+    loaders = [made.parser.get_parsed_content("train::dataloader") for made in (unbroken.workflow, other)]
+    assert {loader.ahead for loader in loaders} == {False, True}
     assert_same_run(unbroken.run_dir, tmp_path / "run")
 
 

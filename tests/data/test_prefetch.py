@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, RandGaussianNoised
 from torch.utils.data import Sampler
 
-from mnseg.data.prefetch import PrefetchLoader
+from mnseg.data.prefetch import PrefetchLoader, has_spare_cores
 
 
 class Batches(Sampler):
@@ -71,6 +72,25 @@ def test_one_batch_is_made_ahead_and_no_more():
     next(batches)
     assert data.made[1].wait(10)  # while the first is learned from
     assert not data.made[2].wait(0.2)
+
+
+def test_in_turn_where_it_is_told_so():
+    data = Watched()
+    batches = iter(PrefetchLoader(data, batch_sampler=Batches([[0], [1], [2]]), ahead=False))
+    assert [int(next(batches)), data.made[1].wait(0.2), int(next(batches))] == [0, False, 1]
+
+
+@pytest.mark.parametrize(("device", "threads", "cores", "spare"), [
+    ("cpu", 1, 2, True), ("cpu", 2, 2, False), ("cpu", 1, 1, False), ("cpu", 4, 8, True), ("cpu", 5, 8, False),
+    ("cuda", 8, 8, True),
+])  # fmt: skip
+def test_cores_are_spare_where_two_teams_of_threads_fit(monkeypatch, device, threads, cores, spare):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert has_spare_cores(device) is spare
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert has_spare_cores(device) is spare
 
 
 def test_the_sampler_is_read_when_the_first_batch_is_asked_for():
