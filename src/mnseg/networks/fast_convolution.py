@@ -16,6 +16,7 @@ from mnseg.networks.strided_depthwise import strided_gradients
 
 __all__ = [
     "FastConv2d",
+    "as_bfloat16",
     "can_clamp",
     "clamped_convolution",
     "in_bfloat16",
@@ -95,6 +96,11 @@ def in_bfloat16(tensor: Tensor) -> bool:
     return mixed and tensor.device.type == "cpu" and tensor.dtype is not torch.float64
 
 
+def as_bfloat16(*parts: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What autocast does to a convolution's image, weight and bias; it does not look into functions of our own."""
+    return tuple(None if part is None else part.bfloat16() for part in parts)
+
+
 def can_clamp(tensor: Tensor) -> bool:
     """Whether :func:`clamped_convolution` is there for this tensor: in bfloat16 on a CPU.
 
@@ -105,7 +111,7 @@ def can_clamp(tensor: Tensor) -> bool:
 
 def clamped_convolution(conv: nn.Conv2d, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``relu6(conv(image))`` with other weights than the convolution's own, in one pass, in bfloat16."""
-    image, weight, bias = (None if part is None else part.bfloat16() for part in (image, weight, bias))
+    image, weight, bias = as_bfloat16(image, weight, bias)
     settings = _settings(conv)
     if torch.is_grad_enabled():
         return _Convolution.apply(image, weight, bias, settings, True)
@@ -122,8 +128,8 @@ class FastConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
         if not self._is_fast(input, weight):
             return super()._conv_forward(input, weight, bias)
-        if in_bfloat16(input):  # autocast does not look into functions of our own
-            input, weight, bias = (None if part is None else part.bfloat16() for part in (input, weight, bias))
+        if in_bfloat16(input):
+            input, weight, bias = as_bfloat16(input, weight, bias)
         return _Convolution.apply(input, weight, bias, _settings(self), False)
 
     def _is_fast(self, image: Tensor, weight: Tensor) -> bool:

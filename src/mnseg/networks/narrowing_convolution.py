@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from mnseg.networks.convolution_gradients import Convolution, stock_gradients
-from mnseg.networks.fast_convolution import in_bfloat16
+from mnseg.networks.fast_convolution import as_bfloat16, in_bfloat16
 
 __all__ = ["NarrowingConv3d", "is_narrowing"]
 
@@ -52,8 +52,8 @@ class NarrowingConv3d(nn.Conv3d):
         fast = input.device.type == "cpu" and torch.is_grad_enabled() and input.dim() == 5
         if not fast or (torch.is_autocast_enabled("cpu") and not mixed):
             return super()._conv_forward(input, weight, bias)
-        if mixed:  # autocast does not look into functions of our own
-            input, weight, bias = (None if part is None else part.bfloat16() for part in (input, weight, bias))
+        if mixed:
+            input, weight, bias = as_bfloat16(input, weight, bias)
         return _NarrowingConvolution.apply(input, weight, bias, self.padding)
 
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from mnseg.networks.convolution_gradients import Convolution
-from mnseg.networks.fast_convolution import in_bfloat16
+from mnseg.networks.fast_convolution import as_bfloat16, in_bfloat16
 
 __all__ = ["SummedBiasTranspose2d", "SummedBiasTranspose3d", "to_summed_bias"]
 
@@ -51,8 +51,8 @@ class _SummedBias:
         if output_size is not None or not self._is_fast(input):
             return super().forward(input, output_size)
         image, weight, bias = input, self.weight, self.bias
-        if in_bfloat16(image):  # autocast does not look into functions of our own
-            image, weight, bias = image.bfloat16(), weight.bfloat16(), bias.bfloat16()
+        if in_bfloat16(image):
+            image, weight, bias = as_bfloat16(image, weight, bias)
         settings = Convolution(self.stride, self.padding, self.dilation, self.groups)
         return _Transposed.apply(image, weight, bias, settings)
 
