@@ -18,11 +18,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -109,16 +110,24 @@ SCALES = {
         **NO_HUB,
         "random_f": "has no pretrained network to compare with", "supervised_random_f": "likewise",
         "whole": "is M&N itself here", "decoder": "freezes random weights",
-        "swin_unetr": "is too large for the patches",
+        "swin_unetr": "is too large for the patches (others: patch_size in --extra)",
     }, NEEDED),
     "lite": Scale("la", 8, "configs/recipes/cpu.json",
                   "finetuning=whole learning_rate_2d=0.0005 slice_scale=1.5 slice_context=3 stage_1_epochs=12 "
                   "stage_2_epochs=40 val_cases=4 val_interval=13 hidden_cases=2",
                   {**NO_HUB, "whole": "is M&N itself here", "neighboring_slices": "is M&N itself here",
-                   "swin_unetr": "takes patches of multiples of 32 alone, not 80x64x32"}, NEEDED),
+                   "swin_unetr": "takes patches of multiples of 32, not 80x64x32 (others: patch_size in --extra)"},
+                  NEEDED),
     "full": Scale("la", 8, "configs/recipes/paper.json", "amp_dtype=bfloat16 num_workers=8 checkpoint_interval=50",
                   {"wide_g": "is narrower than M&N's own g here"}, NEEDED),
 }  # fmt: skip
+
+
+def for_patches(scale: Scale, extra: str) -> Scale:
+    """The scale itself; with a ``patch_size`` in ``--extra`` it has SwinUNETR's row too."""
+    if not any(word.startswith("patch_size=") for word in shlex.split(extra)):
+        return scale
+    return replace(scale, left_out={row: why for row, why in scale.left_out.items() if row != "swin_unetr"})
 
 
 def rows_of(scale: Scale, wanted: Sequence[str] | None) -> list[str]:
@@ -250,7 +259,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, write. Returns the exit code: 0 when nothing is left to train."""
-    scale = SCALES[args.scale]
+    scale = for_patches(SCALES[args.scale], args.extra)
     ingredients = ["mn", *(row for row in INGREDIENTS if row not in scale.left_out)]
     rows = rows_of(scale, ingredients if args.ingredients else args.rows)
     prepare(args)

@@ -11,7 +11,7 @@ import ablations
 import pytest
 import rows
 import torch
-from ablations import ROWS, SCALES, jobs_of, main, rows_of
+from ablations import ROWS, SCALES, for_patches, jobs_of, main, rows_of
 from bring_home import LIMIT, bring_home
 from bring_home import main as join_parts
 from monai.networks.nets import BasicUNet
@@ -48,6 +48,14 @@ def test_unknown_and_impossible_rows_are_named():
         rows_of(SCALES["lite"], ["mnn"])
     with pytest.raises(UserError, match="'resunet50' needs microsoft/resnet-50"):
         rows_of(SCALES["lite"], ["resunet50"])
+
+
+def test_swin_unetr_has_a_row_with_patches_that_it_takes():
+    with pytest.raises(UserError, match="multiples of 32, not 80x64x32 .*patch_size in --extra"):
+        rows_of(for_patches(SCALES["lite"], "seed=1"), ["swin_unetr"])
+    own = for_patches(SCALES["lite"], "seed=1 patch_size=[96,64,32]")
+    assert rows_of(own, ["mn", "swin_unetr"]) == ["mn", "swin_unetr"]
+    assert set(own.left_out) == set(SCALES["lite"].left_out) - {"swin_unetr"}
 
 
 def test_the_first_seed_is_for_all_rows():

@@ -9,9 +9,10 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, get_track_meta
-from monai.transforms import Compose, RandZoomd
+from monai.transforms import Compose
 from torch.nn.functional import max_pool3d
 
+from mnseg.data.patch_zoom import RandPatchZoomd
 from mnseg.data.pseudo_foreground import PseudoForeground
 from mnseg.data.transforms import ForegroundIndicesd, RandForegroundCropd, margin_size
 
@@ -147,13 +148,13 @@ class TestRandomPartOfTrainJson:
 
     def test_a_patch_is_zoomed_never_a_volume(self, transform, monkeypatch):
         seen = []
-        original = RandZoomd.__call__
+        original = RandPatchZoomd.__call__
 
         def spy(self, data, *args, **kwargs):
             seen.append(tuple(data["image"].shape[1:]))
             return original(self, data, *args, **kwargs)
 
-        monkeypatch.setattr(RandZoomd, "__call__", spy)
+        monkeypatch.setattr(RandPatchZoomd, "__call__", spy)
         shapes = {tuple(transform({"image": torch.rand(1, 60, 50, 70)})["image"].shape) for _ in range(12)}
         assert shapes == {(1, *self.PATCH)}
         assert set(seen) == {(27, 23, 18)} and len(seen) == 12  # 24 / 0.9, 20 / 0.9, 16 / 0.9, rounded up

@@ -6,10 +6,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from math import ceil
 
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, get_track_meta, set_track_meta
-from monai.transforms import BorderPad, Compose, MapTransform, Randomizable, SpatialCrop
+from monai.transforms import Compose, MapTransform, Randomizable
 from monai.transforms.utils import correct_crop_centers
+from torch.nn.functional import pad
 
 from mnseg.data.pseudo_foreground import PseudoForeground, sample_foreground
 
@@ -100,18 +102,24 @@ class RandForegroundCropd(Randomizable, MapTransform):
         item = dict(data)
         shape = item["image"].shape[1:]
         start = [c - size // 2 for c, size in zip(self.randomize(item, shape), self.crop_size, strict=True)]
-        end = [s + size for s, size in zip(start, self.crop_size, strict=True)]
-        outside = [
-            max(amount, 0) for s, e, size in zip(start, end, shape, strict=True) for amount in (-s, e - size)
-        ]
-        crop = SpatialCrop(roi_start=start, roi_end=end)
         for key in self.key_iterator(item):
-            patch = crop(item[key])
-            fill = float(patch.min()) if key == "image" else 0
-            # Cloned, since what is cropped from a cached volume must not be changed by later transforms.
-            item[key] = BorderPad(outside, mode="constant", value=fill)(patch).clone()
+            item[key] = _crop(item[key], start, self.crop_size, pad_with_minimum=key == "image")
         item.pop(INDICES_KEY, None)
         return item
+
+
+def _crop(volume: torch.Tensor, start: Sequence[int], size: Sequence[int], pad_with_minimum: bool) -> torch.Tensor:
+    """A copy of ``size`` voxels from ``start`` on, padded where it reaches beyond ``(C, H, W, D)``.
+
+    By torch's slices: MONAI's SpatialCrop and BorderPad keep affines and inverses, which a patch that is learned from
+    does not need, and take twice as long.
+    """
+    spans = list(zip(start, size, volume.shape[1:], strict=True))
+    inside = volume[(slice(None), *(slice(max(first, 0), first + length) for first, length, _ in spans))]
+    outside = [max(n, 0) for first, length, whole in reversed(spans) for n in (-first, first + length - whole)]
+    if not any(outside):
+        return inside.clone()  # later transforms must not change the cached volume
+    return pad(inside, outside, value=float(inside.min()) if pad_with_minimum else 0)
 
 
 class PlainTensorCompose(Compose):
