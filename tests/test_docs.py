@@ -42,7 +42,7 @@ def test_documented_default_is_the_default(bundle: str, key: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_named_in_a_page_exist(page: Path) -> None:
-    named = set(REPOSITORY_PATH.findall(page.read_text()))
+    named = set(REPOSITORY_PATH.findall(re.sub(r"\]\([^)]*\)", "]", page.read_text())))  # links are checked below
     # What training writes into the bundle when no run_dir is given is not part of the repository.
     missing = {n for n in named if not (ROOT / n).exists() and "/models" not in n and "/eval/" not in n}
     assert not missing, f"{page.name} names {sorted(missing)}"
@@ -52,6 +52,20 @@ def test_files_named_in_a_page_exist(page: Path) -> None:
 def test_relative_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text())
     missing = [t for t in targets if not (page.parent / t).exists()]
+    assert not missing, f"{page.name} links to {missing}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What a heading's link is called, as GitHub names it."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_headings_find_them(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)", page.read_text())
+    missing = [f"{target}#{name}" for target, name in links
+               if name not in anchors((page.parent / target) if target else page)]  # fmt: skip
     assert not missing, f"{page.name} links to {missing}"
 
 

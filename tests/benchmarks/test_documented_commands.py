@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: every command's options exist."""
+"""docs/benchmarks.md and its pages: every command's options exist."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "benchmarks.md").read_text().replace("\\\n", " ")
+PAGES = [ROOT / "docs" / "benchmarks.md", *sorted((ROOT / "docs" / "benchmarks").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES).replace("\\\n", " ")
 COMMANDS = [shlex.split(line, comments=True)
-            for line in re.findall(r"^    (?:\S*/)?python benchmarks/(\w+\.py.*)$", PAGE, re.MULTILINE)]  # fmt: skip
+            for line in re.findall(r"^    (?:\S*/)?python benchmarks/(\w+\.py.*)$", TEXT, re.MULTILINE)]  # fmt: skip
 
 
 class ParsedError(Exception):
