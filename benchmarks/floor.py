@@ -1,4 +1,4 @@
-"""The least time that a step can take: operations over the measured matrix rate, bytes over the measured bandwidth.
+"""The least time that a step can take: operations over the measured rate, bytes over the measured bandwidth.
 
 Used by ``step.py --floor``. Operations are those of convolutions, matrix products and attention, forward and backward,
 as torch counts them (but for the backward pass of grouped convolutions, which it counts as if they had no groups).
@@ -18,6 +18,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.autograd import DeviceType
+from torch.nn.functional import conv2d
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,11 +26,12 @@ __all__ = ["Counted", "Rates", "StepCounts", "floor_of", "measured_rates"]
 
 # weight read forward and backward; gradient written and read; AdamW: weight and two moments, each read and written
 WEIGHT_PASSES = {"trained": 2 + 2 + 6, "frozen": 2}
+CHANNELS = 256  # of the convolution whose rate is measured: wide enough for every library
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the device can do: operations a second in matrix products of ``dtype``, bytes a second when copying."""
+    """What the device can do: operations a second in products or convolutions of ``dtype``, bytes a second copied."""
 
     dtype: str
     operations: float
@@ -58,22 +60,28 @@ def floor_of(counted: Counted, rates: Rates) -> dict[str, float]:
 
 
 def measured_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Best of several products of square matrices, and of several copies far larger than a cache.
+    """Best of several square matrix products and wide 3x3 convolutions, and of several copies far larger than a cache.
 
-    On a GPU float32 products may be as imprecise as torch lets convolutions be (TF32): else convolutions would be
-    faster than the floor.
+    Both, since libraries differ: on AMD processors MKL multiplies float32 matrices at less than half of oneDNN's rate.
+    On a GPU float32 products may be as imprecise as torch lets convolutions be (TF32).
     """
-    side, size = (8192, 2**30) if device.type == "cuda" else (2048, 2**28)
+    side, images, size = (8192, 256, 2**30) if device.type == "cuda" else (2048, 8, 2**28)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    image, weight = (
+        torch.randn(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        for shape in ((images, CHANNELS, 32, 32), (CHANNELS, CHANNELS, 3, 3))
+    )
     source = torch.zeros(size // 4, device=device)
     target = torch.empty_like(source)
     matmul = torch.backends.cuda.matmul
     allowed, matmul.allow_tf32 = matmul.allow_tf32, torch.backends.cudnn.allow_tf32  # convolutions may use it
     try:
-        product, copy = (_best(work, device) for work in (lambda: a @ b, lambda: target.copy_(source)))
+        product = 2 * side**3 / _best(lambda: a @ b, device)
+        convolution = 2 * weight.numel() * images * 32**2 / _best(lambda: conv2d(image, weight, padding=1), device)
     finally:
         matmul.allow_tf32 = allowed
-    return Rates(str(dtype).removeprefix("torch."), 2 * side**3 / product, 2 * size / copy)
+    bandwidth = 2 * size / _best(lambda: target.copy_(source), device)
+    return Rates(str(dtype).removeprefix("torch."), max(product, convolution), bandwidth)
 
 
 def _best(work: Callable[[], Any], device: torch.device, repeats: int = 7) -> float:

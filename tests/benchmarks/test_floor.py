@@ -30,6 +30,16 @@ def test_rates_are_of_this_machine():
     assert 1e9 < rates.operations < 1e13 and 1e8 < rates.bandwidth < 1e12
 
 
+@pytest.mark.parametrize(("product", "convolution"), [(1.0, 4.0), (4.0, 1.0)])
+def test_the_rate_is_that_of_the_faster_library(monkeypatch, product, convolution):
+    """A product of 2048 takes 2 * 2048^3 operations, the convolution 2 * 9 * 256^2 * 8 * 32^2."""
+    seconds = iter([product, convolution, 1.0])
+    monkeypatch.setattr(floor, "_best", lambda *_: next(seconds))
+    rates = measured_rates(torch.device("cpu"), torch.float32)
+    assert rates.operations == max(2 * 2048**3 / product, 2 * 9 * 256**2 * 8 * 32**2 / convolution)
+    assert rates.bandwidth == 2 * 2**28
+
+
 def test_a_convolution_and_its_backward_by_hand():
     """2 -> 3 channels, 1x1x1, on 4x4x4 voxels; the input needs no gradient: twice 2*2*3*64 operations."""
     network = nn.Conv3d(2, 3, 1, bias=False)
@@ -107,4 +117,5 @@ def test_products_may_be_as_imprecise_as_convolutions(monkeypatch):
     monkeypatch.setattr(floor, "_best", lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32) or 1.0)
     before = torch.backends.cuda.matmul.allow_tf32
     measured_rates(torch.device("cpu"), torch.float32)
-    assert seen == [torch.backends.cudnn.allow_tf32] * 2 and torch.backends.cuda.matmul.allow_tf32 == before
+    assert seen[:2] == [torch.backends.cudnn.allow_tf32] * 2 and len(seen) == 3
+    assert torch.backends.cuda.matmul.allow_tf32 == before

@@ -10,10 +10,13 @@ from scipy.ndimage import center_of_mass, map_coordinates
 
 from mnseg.data.patch_zoom import RandPatchZoomd, middle
 from mnseg.data.transforms import margin_size
+from mnseg.errors import UserError
+
+MODES = ["trilinear", "nearest-exact"]
 
 
 def zoomed(crop: torch.Tensor, patch: list[int], zoom: float, key: str = "image") -> torch.Tensor:
-    return RandPatchZoomd(["image", "label"], patch, zoom, zoom)({key: crop})[key]
+    return RandPatchZoomd(["image", "label"], patch, zoom, zoom, MODES)({key: crop})[key]
 
 
 def test_twice_as_large_by_hand():
@@ -35,7 +38,8 @@ def test_every_voxel_lies_where_it_should(zoom):
         needed = min(int(np.ceil(size / zoom)) + (2 if zoom > 1 else 0), whole)
         made = round(needed * zoom)
         assert abs(made / needed - zoom) <= 0.5 / needed, "rounded to a whole number of voxels"
-        where.append((whole - needed) // 2 + ((made - size) // 2 + np.arange(size) + 0.5) * needed / made - 0.5)
+        first, cut = whole // 2 - needed // 2, made // 2 - size // 2
+        where.append(first + (cut + np.arange(size) + 0.5) * needed / made - 0.5)
         assert abs((where[-1][0] + where[-1][-1]) - (whole - 1)) / 2 <= 1, "at most a voxel from the middle"
     wanted = map_coordinates(crop[0].numpy(), np.meshgrid(*where, indexing="ij"), order=1, mode="nearest")
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -62,7 +66,7 @@ def test_as_monais_two_transforms_within_half_a_voxel():
 
 
 def test_the_same_zoom_for_image_and_label_and_another_each_time():
-    transform = RandPatchZoomd(["image", "label"], [16, 16, 16], 0.8, 1.3)
+    transform = RandPatchZoomd(["image", "label"], [16, 16, 16], 0.8, 1.3, MODES)
     transform.set_random_state(0)
     ramp = torch.arange(20.0).view(1, -1, 1, 1).expand(1, 20, 20, 20)
     steps = []
@@ -83,14 +87,32 @@ def test_the_same_zoom_for_image_and_label_and_another_each_time():
 def test_label_and_image_stay_together_where_an_axis_keeps_its_size(zoom):
     """torch's interpolation by a factor copies such an axis's image, and moves its label."""
     ramp = torch.arange(20.0).view(1, 1, 1, -1).expand(1, 20, 20, 20)
-    item = RandPatchZoomd(["image", "label"], [16, 16, 12], zoom, zoom)({"image": ramp, "label": ramp.to(torch.uint8)})
+    transform = RandPatchZoomd(["image", "label"], [16, 16, 12], zoom, zoom, MODES)
+    item = transform({"image": ramp, "label": ramp.to(torch.uint8)})
     assert (item["label"] - item["image"]).abs().max() <= 0.501
 
 
-def test_pictures_and_small_crops():
+def test_pictures():
     picture = RandPatchZoomd("image", [8, 6], 1.2, 1.2, "bilinear")({"image": torch.rand(3, 10, 10)})["image"]
     assert picture.shape == (3, 8, 6)
-    assert zoomed(torch.rand(1, 4, 20, 20), [8, 8, 8], 1.0).shape == (1, 4, 8, 8), "as CenterSpatialCropd"
+
+
+def test_a_crop_without_margin_is_refused():
+    with pytest.raises(UserError, match=r"\[8, 8, 8\] voxels at a zoom of 0.80 needs \[10, 10, 10\], and the crop has"):
+        zoomed(torch.rand(1, 9, 20, 20), [8, 8, 8], 0.8)
+
+
+def test_nearest_is_refused():
+    with pytest.raises(UserError, match="nearest-exact"):
+        RandPatchZoomd(["image", "label"], [8, 8, 8], 0.9, 1.1, ["trilinear", "nearest"])
+
+
+@pytest.mark.parametrize(("patch", "crop"), [(23, 26), (24, 27), (7, 8), (8, 9), (5, 5)])
+def test_unzoomed_it_is_the_patch_around_which_the_margin_was_laid(patch, crop):
+    """RandForegroundCropd puts a center at size // 2 of patch and crop alike."""
+    row = torch.arange(float(crop)).view(1, -1, 1, 1)
+    first = crop // 2 - patch // 2
+    assert zoomed(row, [patch, 1, 1], 1.0)[0, :, 0, 0].tolist() == list(range(first, first + patch))
 
 
 def test_the_middle_is_a_view_of_all_channels():

@@ -11,6 +11,8 @@ from monai.transforms import MapTransform, Randomizable
 from monai.utils import ensure_tuple_rep
 from torch.nn.functional import interpolate
 
+from mnseg.errors import UserError
+
 __all__ = ["RandPatchZoomd"]
 
 
@@ -22,27 +24,31 @@ class RandPatchZoomd(Randomizable, MapTransform):
     cut off first. Along each axis the zoom is rounded to a whole number of voxels; those two round it down.
 
     Args:
-        keys: image and label, ``(C, *spatial)``; one that is missing is left out.
-        patch_size: voxels of the patch, one number an axis; the crop has at least ``patch_size / zoom``. A smaller one
-            gives a smaller patch.
+        keys: image and label, plain tensors ``(C, *spatial)``; one that is missing is left out.
+        patch_size: voxels of the patch, one number an axis.
         min_zoom: smallest zoom.
         max_zoom: largest zoom; it is drawn uniformly between both.
-        mode: of ``torch.nn.functional.interpolate``, one for each key. ``nearest`` would shift a label by half a voxel
-            against its image; ``nearest-exact`` does not.
+        mode: of ``torch.nn.functional.interpolate``, one for all keys or one for each.
+
+    Raises:
+        UserError: for the mode "nearest", which shifts a label by half a voxel against its image; when called, for a
+            crop smaller than ``patch_size / zoom``.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         patch_size: Sequence[int],
-        min_zoom: float = 0.9,
-        max_zoom: float = 1.1,
-        mode: str | Sequence[str] = ("trilinear", "nearest-exact"),
+        min_zoom: float,
+        max_zoom: float,
+        mode: str | Sequence[str],
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys=True)
         self.patch_size = [int(size) for size in patch_size]
         self.zoom_range = (float(min_zoom), float(max_zoom))
         self.mode = ensure_tuple_rep(mode, len(self.keys))
+        if "nearest" in self.mode:
+            raise UserError("mode 'nearest' shifts a label against its image: give 'nearest-exact'.")
 
     def randomize(self, data: object = None) -> float:
         """Draw the zoom."""
@@ -56,17 +62,23 @@ class RandPatchZoomd(Randomizable, MapTransform):
         return item
 
     def _zoomed(self, crop: torch.Tensor, zoom: float, mode: str) -> torch.Tensor:
+        least = [ceil(size / zoom) for size in self.patch_size]
+        if any(size < wanted for size, wanted in zip(crop.shape[1:], least, strict=True)):
+            raise UserError(
+                f"A patch of {self.patch_size} voxels at a zoom of {zoom:.2f} needs {least}, and the crop has "
+                f"{list(crop.shape[1:])}: give RandForegroundCropd a min_zoom that is no larger."
+            )
         # Enlarged, the patch's outermost voxels lie between a needed one and its neighbor outside.
         rim = 2 if zoom > 1 else 0
-        needed = middle(crop, [ceil(size / zoom) + rim for size in self.patch_size])
+        needed = middle(crop, [size + rim for size in least])
         # Sizes, no factor: with one, torch copies an axis of an image whose size stays the same, but moves a label's.
         sizes = [round(size * zoom) for size in needed.shape[1:]]
         return middle(interpolate(needed[None].float(), sizes, mode=mode)[0], self.patch_size).contiguous()
 
 
 def middle(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """The middle ``size`` voxels of ``(C, *spatial)``, or all of an axis that has fewer; a view."""
+    """The middle ``size`` voxels of ``(C, *spatial)``, where MONAI's crops have it; all of a shorter axis; a view."""
     for axis, wanted in enumerate(size, start=1):
         wanted = min(wanted, volume.shape[axis])
-        volume = volume.narrow(axis, (volume.shape[axis] - wanted) // 2, wanted)
+        volume = volume.narrow(axis, volume.shape[axis] // 2 - wanted // 2, wanted)
     return volume

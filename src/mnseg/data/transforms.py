@@ -55,7 +55,7 @@ class RandForegroundCropd(Randomizable, MapTransform):
     patch of a small scan, reaches beyond the scan, it is padded (image: the crop's minimum, label: background).
 
     Args:
-        keys: ``image`` and ``label``; ``label`` may be missing.
+        keys: ``image`` and ``label``, tensors whose affines are lost; ``label`` may be missing.
         patch_size: voxels of the patch, one number an axis.
         probability: chance that a crop is centered on foreground (M&N: 0.5).
         pseudo_foreground: indices of the unlabeled cases, looked up by the item's ``case``.
