@@ -88,7 +88,11 @@ def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespa
     ``args.until``, where it exists and is no None, is the time (``time.monotonic``) at which it is stopped.
     """
     until = getattr(args, "until", None)
-    extra = overrides_of(shlex.split(args.extra))
+    try:
+        words = shlex.split(args.extra)
+    except ValueError as error:
+        raise UserError(f"--extra cannot be read, {error}: {args.extra}") from None
+    extra = overrides_of(words)
     record_path = run_dir / "benchmark.json"
     record = {"command": command, "extra": extra, "attempts": []}
     record = json.loads(record_path.read_text()) if record_path.exists() else record

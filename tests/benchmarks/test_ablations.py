@@ -58,6 +58,12 @@ def test_swin_unetr_has_a_row_with_patches_that_it_takes():
     assert set(own.left_out) == set(SCALES["lite"].left_out) - {"swin_unetr"}
 
 
+def test_an_open_quote_is_said_in_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="--extra cannot be read, No closing quotation: seed=1 'x"):
+        rows.run_once("mn", ["python"], tmp_path, Namespace(extra="seed=1 'x"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_first_seed_is_for_all_rows():
     jobs = jobs_of(["mn", "linear", "uniform"], range(2), SCALES["lite"].seeded)
     assert jobs == [("mn", 0), ("linear", 0), ("uniform", 0), ("mn", 1), ("uniform", 1)]
