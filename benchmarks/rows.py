@@ -82,17 +82,32 @@ def train_row(row: str, run_dir: Path, args: argparse.Namespace) -> int:
     return run_once(row, train_command(row, run_dir, args), run_dir, args)
 
 
+def words_of(extra: str) -> list[str]:
+    """``--extra`` by its spaces, but for those in quotes and brackets: ``"seed=1 patch_size=[96, 64, 32]"`` is two.
+
+    Raises:
+        UserError: for a quote that stays open.
+    """
+    try:
+        words = shlex.split(extra)
+    except ValueError as error:
+        raise UserError(f"--extra cannot be read, {error}: {extra}") from None
+    joined: list[str] = []
+    for word in words:
+        if joined and sum(map(joined[-1].count, "[({")) > sum(map(joined[-1].count, "])}")):
+            joined[-1] += f" {word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespace) -> int:
     """Run a training command unless its ``model.pt`` is there; the rest of ``train_row``.
 
     ``args.until``, where it exists and is no None, is the time (``time.monotonic``) at which it is stopped.
     """
     until = getattr(args, "until", None)
-    try:
-        words = shlex.split(args.extra)
-    except ValueError as error:
-        raise UserError(f"--extra cannot be read, {error}: {args.extra}") from None
-    extra = overrides_of(words)
+    extra = overrides_of(words_of(args.extra))
     record_path = run_dir / "benchmark.json"
     record = {"command": command, "extra": extra, "attempts": []}
     record = json.loads(record_path.read_text()) if record_path.exists() else record

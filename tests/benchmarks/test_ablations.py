@@ -64,6 +64,12 @@ def test_an_open_quote_is_said_in_one_sentence(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_list_in_extra_may_have_spaces():
+    assert rows.words_of("seed=1 patch_size=[96, 64, 32] a={'b': (1, 2)} c='x y'") == [
+        "seed=1", "patch_size=[96, 64, 32]", "a={b: (1, 2)}", "c=x y"]  # fmt: skip
+    assert rows.words_of("") == []
+
+
 def test_the_first_seed_is_for_all_rows():
     jobs = jobs_of(["mn", "linear", "uniform"], range(2), SCALES["lite"].seeded)
     assert jobs == [("mn", 0), ("linear", 0), ("uniform", 0), ("mn", 1), ("uniform", 1)]
