@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from mnseg.cli import main
+from mnseg.data import integrity
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.planning.estimate import Measured, kinds_of, parts_of_training
 from mnseg.planning.schedule import EpochWork
@@ -17,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAIN = str(ROOT / "bundles" / "mn_cotraining" / "configs" / "train.json")
 MINING = TRAIN.replace("mn_cotraining", "sam_mining")
 PHANTOM = str(ROOT / "configs" / "datasets" / "phantom.json")
+SUPERVISED = str(ROOT / "configs" / "ablations" / "supervised_only.json")
 EPOCHS = [EpochWork("both", 0, 0, False), EpochWork("3d", 0, 0, False), EpochWork("2d", 1, 5, True),
           EpochWork("3d", 3, 0, False), EpochWork("2d", 3, 2, True)]  # fmt: skip
 
@@ -33,9 +36,10 @@ def test_the_sum_is_the_one_computed_by_hand():
     steps = {("both", 0): 4.0, ("3d", 0): 1.0, ("3d", 3): 2.5, ("2d", 1): 2.0, ("2d", 3): 3.0}
     measured = Measured(steps, 0.5, validation_scan=10.0, refreshed_scan=6.0, checked_scan=0.1, cached_scan=0.2,
                         setup=7.0)  # fmt: skip
-    parts = {part.name: (part.count, part.seconds) for part in parts_of_training(EPOCHS, measured, 8, 20, 3)}
+    scans = {"labeled": 4, "unlabeled": 14, "validation": 2, "hidden": 1, "checked": 30}
+    parts = {part.name: (part.count, part.seconds) for part in parts_of_training(EPOCHS, measured, 8, scans)}
     assert parts == {
-        "check of the scans": (20, pytest.approx(2.0)),
+        "check of the scans": (30, pytest.approx(3.0)),
         "cache of the scans": (20, pytest.approx(4.0)),
         "start": (1, pytest.approx(7 + 5 * 0.5)),
         "steps, both networks": (8, pytest.approx(32.0)),
@@ -45,31 +49,59 @@ def test_the_sum_is_the_one_computed_by_hand():
         "validation, both networks": (6, pytest.approx(60.0)),
     }
     middle = [EpochWork("3d", 1, 0, False)]
-    (_, _, _, part) = parts_of_training(middle, measured, 8, 20, 0)
+    (_, _, _, part) = parts_of_training(middle, measured, 8, scans | {"validation": 0, "hidden": 0})
     assert part.seconds == pytest.approx(8 * (1.0 + 0.5)), "a third of the way"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return write_phantom_dataset(tmp_path_factory.mktemp("data"), 2, 3, 1, 0, size=20).parent
+    return write_phantom_dataset(tmp_path_factory.mktemp("data"), 2, 3, 1, 1, size=20).parent
+
+
+SMALL = ["--model_2d", "segformer-tiny-random", "--pretrained", "False", "--lora_rank", "4",
+         "--network_def#features", "[2,2,4,4,8,2]", "--patch_size", "[32,32,32]", "--batch_size=4",
+         "--stage_1_epochs", "2", "--stage_2_epochs", "8", "--epoch_length", "3", "--device", "cpu"]  # fmt: skip
+
+
+def planned(config_file: str, data: Path, folder: Path, *more: str) -> dict:
+    path = folder / "plan.json"
+    code = main(["plan", "--config_file", config_file, "--dataset_dir", str(data), "--steps", "1", "--json", str(path),
+                 *SMALL, *more])  # fmt: skip
+    assert code == 0
+    return json.loads(path.read_text())
 
 
 def test_the_command_measures_and_writes_nothing(data, tmp_path, capsys):
-    small = ["--model_2d", "segformer-tiny-random", "--pretrained", "False", "--lora_rank", "4",
-             "--network_def#features", "[2,2,4,4,8,2]", "--patch_size", "[32,32,32]", "--batch_size=4",
-             "--stage_1_epochs", "2", "--stage_2_epochs", "8", "--epoch_length", "3", "--device", "cpu"]  # fmt: skip
-    code = main(["plan", "--config_file", f"['{TRAIN}','{PHANTOM}']", "--dataset_dir", str(data), "--run_dir",
-                 str(tmp_path / "run"), "--steps", "1", "--json", str(tmp_path / "plan.json"), *small])  # fmt: skip
-    out, error = capsys.readouterr()
-    assert code == 0, error
-    assert "2 labeled, 3 unlabeled, 1 validation scans; 10 epochs on cpu" in out
-    content = json.loads((tmp_path / "plan.json").read_text())
-    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    (tmp_path / "models").mkdir()
+    kept = tmp_path / "models" / "checkpoint.pt"
+    kept.write_text("a training's")
+    content = planned(f"['{TRAIN}','{PHANTOM}']", data, tmp_path, "--run_dir", str(tmp_path / "run"),
+                      "--ckpt_dir", str(kept.parent))  # fmt: skip
+    assert "2 labeled, 3 unlabeled, 1 validation scans; 10 epochs on cpu" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "plan.json"]
+    assert list(kept.parent.iterdir()) == [kept] and kept.read_text() == "a training's"
     parts = {part["name"]: part for part in content["parts"]}
     assert [parts[f"steps, {name}"]["count"] for name in ("both networks", "3D student", "2D student")] == [6, 12, 12]
     assert parts["pseudo-foreground"]["count"] == 3
     assert content["seconds"] == pytest.approx(sum(part["seconds"] for part in content["parts"]))
     assert all(part["seconds"] > 0 for part in content["parts"]) and content["memory_mib"] > 100
+
+
+def test_the_check_of_all_scans_is_timed_and_the_cache_of_those_that_are_used(data, tmp_path, monkeypatch):
+    check = integrity.require_sound_datalist
+
+    def slow(*args, **kwargs):
+        time.sleep(1.4)
+        return check(*args, **kwargs)
+
+    monkeypatch.setattr(integrity, "require_sound_datalist", slow)
+    content = planned(f"['{TRAIN}','{PHANTOM}','{SUPERVISED}']", data, tmp_path)
+    assert content["scans"] == {"labeled": 2, "unlabeled": 0, "validation": 1, "hidden": 3, "checked": 7}
+    parts = {part["name"]: part for part in content["parts"]}
+    assert parts["check of the scans"]["count"] == 7 and parts["cache of the scans"]["count"] == 3
+    # Six scans are in the short training's datalist, which takes the 1.4 s; seven in the whole one.
+    assert 1.4 * 7 / 6 < parts["check of the scans"]["seconds"] < 3 * 1.4
+    assert "pseudo-foreground" not in parts
 
 
 @pytest.mark.parametrize(

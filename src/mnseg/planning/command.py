@@ -73,9 +73,7 @@ def _measured(planned: Planned) -> tuple[dict[str, Any], str]:
     """What the short training found: numbers and text."""
     from mnseg.planning.estimate import parts_of_training
 
-    scans = sum(planned.scans[split] for split in ("labeled", "unlabeled", "validation"))
-    measured_scans = planned.scans["validation"] + planned.scans["hidden"]
-    parts = parts_of_training(planned.epochs, planned.measured, planned.settings["epoch_length"], scans, measured_scans)
+    parts = parts_of_training(planned.epochs, planned.measured, planned.settings["epoch_length"], planned.scans)
     content = {
         "device": planned.device,
         "scans": planned.scans,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ def step_seconds(measured: Measured, work: EpochWork) -> float:
 
 
 def parts_of_training(
-    epochs: Sequence[EpochWork], measured: Measured, epoch_length: int, scans: int, validation_scans: int
+    epochs: Sequence[EpochWork], measured: Measured, epoch_length: int, scans: Mapping[str, int]
 ) -> list[Part]:
     """What a training consists of, with the seconds of each part.
 
@@ -83,12 +83,12 @@ def parts_of_training(
         epochs: of the training.
         measured: seconds of one of each.
         epoch_length: steps of an epoch.
-        scans: that are checked and cached.
-        validation_scans: measured at each validation, those of the pool whose masks are known included.
+        scans: numbers of ``Training.scans``; those of the pool whose masks are known are measured at each validation.
     """
+    checked, cached = scans["checked"], scans["labeled"] + scans["unlabeled"] + scans["validation"]
     parts = [
-        Part("check of the scans", scans, "scans", scans * measured.checked_scan),
-        Part("cache of the scans", scans, "scans", scans * measured.cached_scan),
+        Part("check of the scans", checked, "scans", checked * measured.checked_scan),
+        Part("cache of the scans", cached, "scans", cached * measured.cached_scan),
         Part("start", 1, "", measured.setup + len(epochs) * measured.epoch_start),
     ]
     for student, name in STUDENTS.items():
@@ -96,7 +96,7 @@ def parts_of_training(
         seconds = epoch_length * sum(step_seconds(measured, work) for work in works)
         parts.append(Part(f"steps, {name}", epoch_length * len(works), "steps", seconds))
     refreshed, validations = sum(each.refreshed for each in epochs), sum(each.validates for each in epochs)
-    scans = validations * validation_scans
+    volumes = validations * (scans["validation"] + scans["hidden"])
     parts.append(Part("pseudo-foreground", refreshed, "scans", refreshed * measured.refreshed_scan))
-    parts.append(Part("validation, both networks", scans, "scans", scans * measured.validation_scan))
+    parts.append(Part("validation, both networks", volumes, "scans", volumes * measured.validation_scan))
     return [part for part in parts if part.count]

@@ -35,7 +35,7 @@ class Planned:
         epochs: its epochs.
         measured: seconds of one of each.
         settings: values of train.json's keys that decide what happens when.
-        scans: labeled, unlabeled and validation scans, and those of the pool with a hidden label.
+        scans: numbers of ``Training.scans``.
         device: where it runs.
         memory_mib: most resident memory of the process, cached scans included.
         gpu_memory_mib: most memory that torch allocates on the GPU; None on a CPU.
@@ -66,12 +66,17 @@ def plan_training(
         UserError: what the training itself would refuse; no labeled scan.
     """
     read = read_training(config_file, overrides)
-    settings, datalist, scans, kinds = read.settings, read.datalist, read.scans, read.kinds
+    settings, scans, kinds = read.settings, read.scans, read.kinds
+    overrides = {**overrides, **_short(read.datalist, kinds, folder, steps + warmup)}
     start = time.perf_counter()
-    short = open_training(config_file, {**overrides, **_short(settings, datalist, kinds, folder, steps + warmup)})
+    short = open_training(config_file, overrides)
     short.initialize()
     setup = time.perf_counter() - start
-    measured, memory = _measure(short.parser, kinds, warmup, setup)
+    # By a config of its own: the short training may have checked its scans when its networks were built.
+    checked = _seconds(open_training(config_file, overrides).parser, "datalist")
+    if "datalist" in short.parser.ref_resolver.resolved_content:
+        setup = max(setup - checked, 0.0)
+    measured, memory = _measure(short.parser, kinds, warmup, setup, checked)
     device = torch.device(short.parser.get_parsed_content("device"))
     on_gpu = device.type == "cuda"
     # What the remaining scans add to the cache; a cache on disk is read page by page.
@@ -82,13 +87,14 @@ def plan_training(
                    memory["gpu_mib"] if on_gpu else None)  # fmt: skip
 
 
-def _short(
-    settings: Mapping[str, Any], datalist: Mapping[str, Any], kinds: Sequence[Kind], folder: Path, epoch_length: int
-) -> dict[str, Any]:
+def _short(datalist: Mapping[str, Any], kinds: Sequence[Kind], folder: Path, epoch_length: int) -> dict[str, Any]:
+    """Overrides that make it short, and keep its files apart from the training's."""
     few = {**datalist, "unlabeled": datalist.get("unlabeled", [])[:UNLABELED], "testing": [],
            "validation": datalist.get("validation", [])[:VALIDATION]}  # fmt: skip
     return {
         "run_dir": str(folder / "run"),
+        "ckpt_dir": str(folder / "run" / "models"),
+        "output_dir": str(folder / "run" / "eval"),
         "data_list_file_path": str(write_datalist(few, folder / "datalist.json")),
         "dataset_dir": str(folder),
         "epoch_length": epoch_length,
@@ -108,10 +114,9 @@ def _short(
 
 
 def _measure(
-    parser: ConfigParser, kinds: Sequence[Kind], warmup: int, setup: float
+    parser: ConfigParser, kinds: Sequence[Kind], warmup: int, setup: float, checked: float
 ) -> tuple[Measured, dict[str, float]]:
     device = torch.device(parser.get_parsed_content("device"))
-    checked = _seconds(parser, "datalist")
     cached = _seconds(parser, "pool")
     datalist, pool = parser.get_parsed_content("datalist"), parser.get_parsed_content("pool")
     trainer = parser.get_parsed_content("train::trainer")

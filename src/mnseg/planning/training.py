@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
-from mnseg.data.datalist import load_datalist
+from mnseg.data.datalist import SPLITS, load_datalist
 from mnseg.errors import UserError
 from mnseg.planning.estimate import kinds_of
 from mnseg.planning.schedule import EpochWork, epochs_of
@@ -31,7 +31,8 @@ class Training:
     Attributes:
         settings: values of train.json's keys that decide what happens when.
         datalist: its sections.
-        scans: labeled, unlabeled and validation scans, and those of the pool with a hidden label.
+        scans: labeled, unlabeled and validation scans that it uses, those of the pool with a hidden label, and all
+            that it checks before ("checked").
         epochs: of the training.
         kinds: of its steps.
     """
@@ -59,14 +60,21 @@ def read_training(config_file: Sequence[str] | str, overrides: Mapping[str, Any]
     settings = {key: whole.get_parsed_content(key) for key in SCHEDULE_KEYS}
     datalist = load_datalist(*(whole.get_parsed_content(key) for key in ("data_list_file_path", "dataset_dir")))
     hidden = sum("hidden_label" in item for item in datalist.get("unlabeled", []))
-    scans = {name: len(datalist.get(name, [])) for name in ("labeled", "unlabeled", "validation")}
-    scans |= {"validation": len(datalist.get("validation", [])[: settings["val_cases"]]),
-              "hidden": min(hidden, settings["hidden_cases"])}  # fmt: skip
+    scans = {"labeled": len(datalist.get("labeled", [])), "unlabeled": len(_unlabeled(whole, datalist)),
+             "validation": len(datalist.get("validation", [])[: settings["val_cases"]]),
+             "hidden": min(hidden, settings["hidden_cases"]),
+             "checked": sum(len(datalist.get(split, [])) for split in SPLITS)}  # fmt: skip
     if not scans["labeled"]:
         raise UserError("the datalist has no labeled scan, so nothing can be planned.")
     epochs = epochs_of(settings, scans["labeled"], scans["unlabeled"])
     kinds = kinds_of(epochs, settings["batch_size"] - settings["min_labeled"])
     return Training(settings, datalist, scans, epochs, kinds)
+
+
+def _unlabeled(whole: ConfigParser, datalist: Mapping[str, Any]) -> Sequence[Any]:
+    """An overlay may give the scans itself, such as none; train.json's expression would check the datalist."""
+    given = whole.get("unlabeled")
+    return datalist.get("unlabeled", []) if isinstance(given, str) else given
 
 
 def open_training(config_file: Sequence[str] | str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
