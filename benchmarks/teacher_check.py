@@ -32,6 +32,7 @@ from mnseg.data.phantom import write_phantom_dataset
 from mnseg.engines import CoTrainer
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
+from mnseg.handlers import PseudoForegroundHandler
 from mnseg.networks.pretrained import TINY_SEGFORMER
 from mnseg.reports.statistics import paired_difference
 
@@ -108,7 +109,6 @@ def train_variant(
         "roles": "fixed_teacher",
         "sampling": "fixed",
         "unlabeled": WITH_TRUTH,
-        "refresh_cases": 0,  # the hidden labels steer the crops
         "recalibrate_batches": 0,  # the checkpoint is the start, statistics included
     }
     workflow = open_bundle("train.json", args.config, "train", **settings, **own)
@@ -120,6 +120,9 @@ def train_variant(
     workflow.initialize()
     trainer = parser.get_parsed_content("train::trainer")
     trainer.data_loader.collate_fn = collate_with_truth
+    for handler in parser.get_parsed_content("train::handlers"):
+        if isinstance(handler, PseudoForegroundHandler):
+            handler.indices = []  # the hidden labels steer the crops
     objects = torch.load(checkpoint, map_location=trainer.state.device, weights_only=True)["objects"]
     for name, network in trainer.networks.items():
         network.load_state_dict(objects["network" if name == "3d" else "network_2d"])

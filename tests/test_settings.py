@@ -41,9 +41,10 @@ def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
         ("image_size", [32], "image_size is [32]; it must be two whole numbers above 0, rows and columns."),
         ("mining_interval", 0, "mining_interval is 0; it must be a whole number of at least 1."),
         ("in_channels", "two", "in_channels is 'two'; it must be a whole number of at least 1."),
-        ("class_names", "lobe", "class_names is 'lobe'; it must be a list of at least two different names"),
-        ("class_names", ["background"], "class_names is ['background']; it must be a list of at least two"),
-        ("class_names", ["a", "a"], "class_names is ['a', 'a']; it must be a list of at least two different names"),
+        ("class_names", "lobe", "class_names is 'lobe'; it must be a list of 2 to 256 different names"),
+        ("class_names", ["background"], "class_names is ['background']; it must be a list of 2 to 256"),
+        ("class_names", ["a", "a"], "class_names is ['a', 'a']; it must be a list of 2 to 256 different names"),
+        ("min_labeled", 0, "min_labeled is 0; it must be a whole number of at least 1."),
         ("orientation", "XYZ", "orientation is 'XYZ'; it must be three letters"),
         ("orientation", "RLS", "orientation is 'RLS'; it must be three letters"),
         ("orientation", "ras", "orientation is 'ras'; it must be three letters"),
@@ -62,6 +63,13 @@ def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
 def test_one_wrong_setting_is_one_sentence(key, value, message):
     (found,) = wrong_settings({**TRAIN, key: value})
     assert found.startswith(message)
+
+
+def test_more_classes_than_a_mask_can_tell_apart():
+    assert list(wrong_settings({**TRAIN, "class_names": [f"structure {k}" for k in range(256)]})) == []
+    (found,) = wrong_settings({**TRAIN, "class_names": [f"structure {k}" for k in range(257)]})
+    assert found.endswith("...; it must be a list of 2 to 256 different names, the background first.")
+    assert len(found) < 250
 
 
 def test_what_may_be_meant():

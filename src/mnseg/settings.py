@@ -13,6 +13,8 @@ from mnseg.networks.adaptation import STRATEGIES
 
 __all__ = ["wrong_settings"]
 
+MOST_CLASSES = 256  # labels and masks are kept as uint8
+
 Rule = tuple[Callable[[Any], bool], str]
 
 
@@ -70,7 +72,7 @@ def _is_axis(value: Any) -> bool:
 def _are_names(value: Any) -> bool:
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name for name in value):
         return False
-    return 2 <= len(value) == len(set(value))
+    return 2 <= len(value) == len(set(value)) and len(value) <= MOST_CLASSES
 
 
 def _is_orientation(value: Any) -> bool:
@@ -90,7 +92,7 @@ SWITCH: Rule = (lambda value: isinstance(value, bool), "true or false")
 DEFINITION: Rule = (_is_definition, "an object whose _target_ names a class or function")
 
 RULES: dict[str, Rule] = {
-    "class_names": (_are_names, "a list of at least two different names, the background first"),
+    "class_names": (_are_names, f"a list of 2 to {MOST_CLASSES} different names, the background first"),
     "in_channels": _whole(1),
     "orientation": (_is_orientation, "three letters, of R and L, A and P, S and I one each, such as RAS"),
     "spacing": _or_null((_is_spacing, "three numbers above 0, in mm")),
@@ -108,7 +110,7 @@ RULES: dict[str, Rule] = {
     "overlap": _number(0, 1, open_high=True),
     "sw_batch_size": _whole(1),
     "batch_size": _whole(1),
-    "min_labeled": _whole(0),
+    "min_labeled": _whole(1),
     "num_unlabeled": _whole(0),
     "epoch_length": _whole(1),
     "stage_1_epochs": _whole(0),
@@ -169,9 +171,14 @@ def wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:
     """
     known = {k: v for k, v in config.items() if not (isinstance(v, str) and v[:1] in ("$", "@", "%"))}
     wrong = {key for key, (fits, _) in RULES.items() if key in known and not fits(known[key])}
-    yield from (f"{key} is {known[key]!r}; it must be {RULES[key][1]}." for key in RULES if key in wrong)
+    yield from (f"{key} is {_told(known[key])}; it must be {RULES[key][1]}." for key in RULES if key in wrong)
     if not wrong:
         yield from _contradictions(known)
+
+
+def _told(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _contradictions(known: Mapping[str, Any]) -> Iterator[str]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from teacher_check import VARIANTS, collate_with_truth, pseudo_labels, summarize
+from teacher_check import VARIANTS, collate_with_truth, main, pseudo_labels, summarize
+
+from one_thread import one_thread
+
+_one_thread = pytest.fixture(one_thread)
 
 
 @pytest.fixture
@@ -49,3 +55,17 @@ def test_verdict_needs_the_right_order(ends, passed, capsys):
     }
     assert summarize(results)["passed"] is passed
     assert ("passed" if passed else "FAILED") in capsys.readouterr().out
+
+
+def test_the_whole_check_runs(tmp_path, _one_thread):
+    out = tmp_path / "found.json"
+    code = main(["--epochs", "1", "--stage-1-epochs", "1", "--json", str(out), "--set", "epoch_length=1",
+                 "network_def#features=[2,2,4,4,8,2]"])  # fmt: skip
+    found = json.loads(out.read_text())
+    assert code == (0 if found["passed"] else 2)
+    assert list(found["results"]) == list(VARIANTS)
+    agreement = {variant: result["agreement"] for variant, result in found["results"].items()}
+    assert agreement["truth"] == 1 and agreement["teacher"] < 1
+    starts = [result["start"] for result in found["results"].values()]
+    assert starts[0] == starts[1] == starts[2], "all begin with the same weights"
+    assert {(result["updates"], result["b_u"]) for result in found["results"].values()} == {(1, 3)}
