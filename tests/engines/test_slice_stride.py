@@ -59,3 +59,10 @@ def test_chosen_slices_get_the_logits_of_the_whole_volume():
 def test_stride_below_one_is_refused(co_training):
     with pytest.raises(UserError, match="slice_stride is 0"):
         co_training(slice_stride=0)
+
+
+def test_a_second_3d_network_has_no_slices_to_choose_from(co_training):
+    run = co_training(networks=(nn.Conv3d(1, 3, 1), nn.Conv3d(1, 3, 1)), slice_stride=3, mode="linear")
+    before = run.trainer.networks["2d"].weight.detach().clone()
+    run.trainer.run()
+    assert not torch.equal(run.trainer.networks["2d"].weight, before)

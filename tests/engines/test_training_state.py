@@ -88,6 +88,23 @@ def test_other_settings_are_refused_and_named(co_training, tmp_path):
 
 
 @pytest.mark.parametrize(("then", "now", "refused"), [
+    ({"learning_rate_final": 0.0, "gamma": [0.8, 1.2]}, {"learning_rate_final": 0, "gamma": (0.8, 1.2)}, ""),
+    ({"gamma": [0.8, 1.2]}, {"gamma": [0.8, 1.25]}, "gamma"),
+    ({"micro_batch_size": None}, {"micro_batch_size": 1}, "micro_batch_size"),
+    ({}, {"micro_batch_size": 1}, "micro_batch_size not set then, 1 now"),
+    ({}, {"optimizer_def": '{"_target_": "torch.optim.AdamW"}'}, ""),  # an older checkpoint says nothing about it
+    ({"optimizer_def": f"{'x' * 90} betas 1, {'y' * 90}"}, {"optimizer_def": f"{'x' * 90} betas 2, {'y' * 90}"},
+     r"optimizer_def \.\.\.x{13} betas 1, y{37}\.\.\. then, \.\.\.x{13} betas 2, y{37}\.\.\. now"),
+])  # fmt: skip
+def test_settings_are_compared_by_what_they_mean(co_training, tmp_path, then, now, refused):
+    run = co_training()
+    TrainingState(tmp_path / "c.pt", objects_of(run), {**SETTINGS, **then}).save(run.trainer)
+    other = TrainingState(tmp_path / "c.pt", objects_of(run), {**SETTINGS, **now})
+    with pytest.raises(UserError, match=refused) if refused else contextlib.nullcontext():
+        other.load(run.trainer)
+
+
+@pytest.mark.parametrize(("then", "now", "refused"), [
     (None, "auto", False), ("auto", "bfloat16", False), ("bfloat16", None, False), (None, "float16", True),
 ])  # fmt: skip
 def test_another_precision_goes_on_but_for_float16(co_training, tmp_path, then, now, refused):

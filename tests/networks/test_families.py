@@ -15,6 +15,7 @@ from torch import nn
 from mnseg.networks.adaptation import encoder_name, merge_adapters
 from mnseg.networks.build import build_slice_network
 from mnseg.networks.encoder_decoder import EncoderDecoder2d
+from mnseg.networks.unreached import has_unreached_parameters
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/networks.md"
 
@@ -139,6 +140,8 @@ def test_trains_reloads_and_merges(family, strategy, write, tmp_path, request):
         assert p.requires_grad == wanted, name
         used = not re.search(UNUSED.get(family, "$^"), name)
         assert (p.grad is not None) == (wanted and used), name
+    unreached = any(p.requires_grad and p.grad is None for p in net.parameters())
+    assert has_unreached_parameters(net, 1, (40, 36, 2)) == unreached, "what several processes ask beforehand"
 
     disturb(net)
     torch.save(net.state_dict(), tmp_path / "net.pt")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
+from mnseg.errors import UserError
 from mnseg.networks.adaptation import adapt
 from mnseg.networks.recalibration import recalibrate_batch_norm
+from mnseg.networks.slice_network import SliceNetwork
 
 
 def test_statistics_become_the_mean_over_the_batches():
@@ -44,6 +47,29 @@ def test_frozen_batch_norms_are_measured_and_stay_frozen():
     torch.testing.assert_close(norm.running_mean, measured)
     for name, value in network.named_parameters():
         torch.testing.assert_close(value, weights[name])
+
+
+class Pooled(nn.Module):
+    """Its norm sees one value of each slice, as that of DeepLabV3's pooled features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.norm(x.mean((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_one_slice_at_a_time_is_refused_in_a_sentence(was_training):
+    scans = [torch.randn(1, 1, 32, 32, 6)]
+    network = SliceNetwork(Pooled(), 3, chunk_size=1).train(was_training)
+    with pytest.raises(UserError, match="set slice_chunk to at least 2, or recalibrate_batches to 0"):
+        recalibrate_batch_norm(network, scans)
+    assert network.training == network.network_2d.norm.training == was_training
+    network.chunk_size = 2
+    assert recalibrate_batch_norm(network, scans) == 1
+    assert network.network_2d.norm.num_batches_tracked == 3
 
 
 def test_without_batch_norms_no_batch_is_read():

@@ -6,7 +6,7 @@ Where mnseg is installed, its readers judge the files, which find more.
 
 import gzip
 from functools import lru_cache
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 import nibabel as nib
@@ -28,7 +28,7 @@ mnseg_io = optional_import("mnseg.data.volume_io")[0]
 def find_scans(folder, pattern):
     """Volume files and DICOM series folders that match ``folder/pattern``; the folder itself, if it is a series."""
     folder = Path(folder).absolute()
-    return sorted(path for path in (str(folder), *glob(str(folder / pattern))) if is_scan(path))
+    return sorted(path for path in (str(folder), *glob(str(Path(escape(str(folder))) / pattern))) if is_scan(path))
 
 
 def is_scan(path):

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ logger = logging.getLogger("sam_mining")
 
 
 def find_pictures(folder, pattern, is_picture):
-    return sorted(path for path in glob(str(Path(folder).absolute() / pattern)) if is_picture(path))
+    return sorted(path for path in glob(str(Path(escape(str(Path(folder).absolute()))) / pattern)) if is_picture(path))
 
 
 def load_items(path, split, folder, picture_id):

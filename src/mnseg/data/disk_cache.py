@@ -63,9 +63,10 @@ class DiskCacheDataset(Dataset):
     The folder is filled when the dataset is made; what training reads later is never written then. A file's name is
     a digest of the item, of the bytes of the files that it names (`ContentDigests`), and of the transforms with all
     their settings: a changed scan or spacing is never served from an old file, and a scan that was moved is found. When
-    the folder would grow beyond ``cache_gb``, files that nobody has used since this process began go first, the oldest
-    ahead; then caching stops and the remaining items are transformed whenever they are drawn. (To replace old ones in
-    turn would help nobody: each scan of the pool comes back only after all others.)
+    the folder would grow beyond ``cache_gb``, files that only datasets made before this process began asked for go
+    first, the oldest ahead, whether or not their runs still train (those prepare them anew then); then caching stops,
+    and the remaining items are transformed whenever they are drawn. (To replace old ones in turn would help nobody:
+    each scan of the pool comes back only after all others.)
 
     MONAI's ``PersistentDataset`` knows neither changed files nor a bound, and a file that a killed process left half
     written would stop it.

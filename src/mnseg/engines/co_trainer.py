@@ -71,8 +71,9 @@ class CoTrainer(SupervisedTrainer):
             stays as it is.
         teacher_3d: network that teaches in place of ``network``, say its moving average.
         micro_batch_size: at most so many patches pass a network at once; gradients are accumulated over the rest.
-            None: the whole batch at once. Cross-entropy and divergence do not change by it, the Dice terms are then
-            sums over each part.
+            None: the whole batch at once. Cross-entropy and divergence do not change by it (with ``max_entropy`` the
+            divergence does: each part is a mean over its own certain voxels), the Dice terms are then sums over
+            each part.
         slice_stride: the 2D network learns from every so many-th slice of a patch, with a random offset each step; as a
             teacher it always sees all slices. Neighboring slices are much alike, so that its gradient hardly changes
             while its step costs ``slice_stride`` times less. 1: all slices (the paper).
@@ -254,7 +255,7 @@ class CoTrainer(SupervisedTrainer):
         One of its axes, and along that every ``slice_stride``-th slice, from an offset that is drawn anew.
         """
         axes = getattr(network, "slice_axes", ())  # a second 3D network has none
-        if len(axes) < 2 and self.slice_stride == 1:
+        if not axes or (len(axes) == 1 and self.slice_stride == 1):
             return {}
         axis = axes[int(torch.randint(len(axes), ()))] if len(axes) > 1 else axes[0]
         depth = image.shape[2 + axis]

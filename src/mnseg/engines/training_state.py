@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 # Of amp_dtype: what one of them began another may continue, with the same optimizers and no scale to keep.
 EXCHANGEABLE = {"None", "auto", "bfloat16"}
+# Older checkpoints say nothing of these; without all others that they lack they were trained.
+LATER = {"augmentation_def", "optimizer_def", "optimizer_2d_def", "teacher_3d_def"}
 ENGINE_VALUES = ("epoch", "iteration", "unlabeled_seen", "best_metric", "best_metric_epoch")
 
 
@@ -97,11 +102,10 @@ class TrainingState:
     def _require_same_settings(self, saved: Mapping[str, str]) -> None:
         names = sorted(saved.keys() | self.settings.keys())
         different = [
-            f"{name} {_short(saved.get(name))} then, {_short(self.settings.get(name))} now"
+            "{} {} then, {} now".format(name, *_where_they_differ(saved.get(name), self.settings.get(name)))
             for name in names
-            # A checkpoint from before a setting existed was trained without it.
-            if saved.get(name, "None") != self.settings.get(name, "None")
-            and not (name == "amp_dtype" and {saved.get(name, "None"), self.settings.get(name, "None")} <= EXCHANGEABLE)
+            if not (name in LATER and name not in saved)
+            and not _mean_the_same(name, saved.get(name, "None"), self.settings.get(name, "None"))
         ]
         if different:
             raise UserError(
@@ -110,6 +114,23 @@ class TrainingState:
             )
 
 
-def _short(value: str | None) -> str:
-    text = "not set" if value is None else value
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _mean_the_same(name: str, one: str, other: str) -> bool:
+    """An overlay may write 0 for 0.0, and a command's tuple is a config's list."""
+    return _value(one) == _value(other) or (name == "amp_dtype" and {one, other} <= EXCHANGEABLE)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(json.dumps(ast.literal_eval(text)))
+    except (TypeError, ValueError, SyntaxError):
+        return text
+
+
+def _where_they_differ(*values: str | None, length: int = 60) -> list[str]:
+    """Both as they are; of long ones, such as definitions, what stands around the first difference."""
+    texts = ["not set" if value is None else value for value in values]
+    if max(map(len, texts)) <= length:
+        return texts
+    start = max(len(os.path.commonprefix(texts)) - length // 3, 0)
+    end = start + length
+    return [("..." if start else "") + text[start:end] + ("..." if text[end:] else "") for text in texts]

@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.metrics.utils import do_metric_reduction
 
-from mnseg.distributed import gather, num_processes
+from mnseg.distributed import gather
 
 __all__ = ["CoValidationHandler"]
 
@@ -50,13 +50,12 @@ class CoValidationHandler:
 
 
 def _measure(evaluator: Evaluator, epoch: int) -> float | None:
-    """The key metric's mean over the cases of all processes; None where there is no case."""
+    """The key metric's mean over the cases of all processes; None where there is no case, or no structure in any."""
     cases = None
     if len(evaluator.data_loader):
         evaluator.run(epoch)
-        name = evaluator.state.key_metric_name
-        if num_processes() == 1:
-            return float(evaluator.state.metrics[name])
-        cases = evaluator.state.metric_details[name].cpu()
+        cases = evaluator.state.metric_details[evaluator.state.key_metric_name].cpu()
     measured = [values for values in gather(cases) if values is not None]
-    return float(do_metric_reduction(torch.cat(measured), "mean")[0]) if measured else None
+    if not measured or not torch.cat(measured).isfinite().any():
+        return None
+    return float(do_metric_reduction(torch.cat(measured), "mean")[0])

@@ -17,7 +17,8 @@ def to_channels_last(network: nn.Module, wanted: bool = True) -> nn.Module:
     """Lay out a network's 3D convolutions for inputs ``(B, C, H, W, D)`` whose channels are last in memory.
 
     The first convolution brings its input into that layout, and it stays. Names, values and shapes of the weights do
-    not change: what is saved loads into the stock network.
+    not change: what is saved loads into the stock network. (``torch.jit.script`` reads the stock network alone; traces
+    and exports are made of both.)
 
     Args:
         network: changed in place; what has no 3D convolution stays as it is.

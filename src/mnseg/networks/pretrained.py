@@ -52,26 +52,18 @@ class LoadedSegmenter:
     Attributes:
         model: (N, 3, h, w) -> logits (N, K, h', w'), or an object with ``.logits``.
         mean, std: the network expects ``(x - mean) / std`` for RGB x in [0, 1] (the rescaling is folded in).
-        rescale: factor from [0, 1] to the range in which the processor's own mean and std are stated (1, or 255).
         licence: as declared by the model, None when it declares none.
-        source: the hub id or directory it came from.
         image_size: edge of the square input that the network insists on, None when any size will do.
-        pretrained: False when all weights are random.
     """
 
     model: nn.Module
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    rescale: float
     licence: str | None
-    source: str
     image_size: int | None = None
-    pretrained: bool = True
 
 
-def load_segmenter(
-    name_or_dir: str, num_classes: int, pretrained: bool = True, image_size_hint: int | None = None
-) -> LoadedSegmenter:
+def load_segmenter(name_or_dir: str, num_classes: int, pretrained: bool = True) -> LoadedSegmenter:
     """Load a 2D network with ``num_classes`` outputs a pixel.
 
     A segmentation model gets a new last layer. An encoder-only model (ResNet, ConvNeXt, Swin, DINOv2, …) gets a new
@@ -83,8 +75,6 @@ def load_segmenter(
             then be False).
         num_classes: classes including the background.
         pretrained: False builds the same architecture with random weights, explicitly.
-        image_size_hint: input edge for networks with a fixed one, instead of the one in their configuration; only
-            possible without pretrained weights, because position embeddings belong to one size.
 
     Raises:
         UserError: the model is not found, is neither segmenter nor image encoder, or its weights do not fit (the new
@@ -100,8 +90,6 @@ def load_segmenter(
         return _finish(model, name, IMAGENET_MEAN, IMAGENET_STD, 1.0, False)
     local_only = is_local_only(name)
     config = _load_config(name, num_classes, local_only)
-    if image_size_hint is not None and not pretrained and hasattr(config, "image_size"):
-        config.image_size = image_size_hint
     if _is_encoder_only(name, config):
         model = EncoderDecoder2d(load_backbone(name, config, pretrained, local_only), num_classes)
         logger.info(
@@ -125,7 +113,7 @@ def _finish(
         warnings.warn(message, UserWarning, stacklevel=3)
         logger.warning(message)
     mean3, std3 = (tuple(float(v) / rescale for v in values) for values in (mean, std))
-    return LoadedSegmenter(model, mean3, std3, float(rescale), licence, name, _image_size(model), pretrained)
+    return LoadedSegmenter(model, mean3, std3, licence, _image_size(model))
 
 
 def _load_config(name: str, num_classes: int, local_only: bool) -> PretrainedConfig:

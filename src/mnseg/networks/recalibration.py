@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mnseg.errors import UserError
+
 __all__ = ["recalibrate_batch_norm"]
 
 
@@ -24,6 +26,9 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> int
 
     Returns:
         Number of batch norms that were measured.
+
+    Raises:
+        UserError: nothing was measured: the network saw one slice at a time, of which no statistics are taken.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
@@ -42,4 +47,9 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> int
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
         network.eval().train(was_training)
+    if not any(m.num_batches_tracked for m in norms):
+        raise UserError(
+            "the 2D network's batch norms cannot be measured on one slice at a time: set slice_chunk to at least 2, or "
+            "recalibrate_batches to 0."
+        )
     return len(norms)
