@@ -31,9 +31,10 @@ from bring_home import bring_home
 from matplotlib.figure import Figure
 from measure import NETWORKS, evaluate
 from protocols import PROTOCOLS, make_datalist, require_labels
-from rows import cost, train_row
+from rows import cost, ending_together, find_recipe, train_row
 from tables import markdown, no_distance, over_seeds, per_case, seed_difference, spread
 
+from mnseg.arguments import positive
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
@@ -140,7 +141,7 @@ def rows_of(scale: Scale, wanted: Sequence[str] | None) -> list[str]:
             raise UserError(f"There is no row '{row}': give some of {', '.join(ALL_ROWS)}.")
         if row in scale.left_out:
             raise UserError(f"The row '{row}' {scale.left_out[row]}: this scale leaves it out.")
-    return list(wanted or [row for row in ROWS if row not in scale.left_out])
+    return list(dict.fromkeys(wanted or [row for row in ROWS if row not in scale.left_out]))
 
 
 def jobs_of(rows: Sequence[str], seeds: Sequence[int], seeded: Sequence[str]) -> list[tuple[str, int]]:
@@ -148,17 +149,17 @@ def jobs_of(rows: Sequence[str], seeds: Sequence[int], seeded: Sequence[str]) ->
     return [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or row in seeded]
 
 
-def train(jobs: Sequence[tuple[str, int]], args: argparse.Namespace) -> list[int]:
-    """Train what is not finished; with ``--minutes`` no longer than that. Returns the exit codes."""
+def train(jobs: Sequence[tuple[str, int]], args: argparse.Namespace) -> None:
+    """Train what is not finished; with ``--minutes`` no longer than that."""
     end = None if args.minutes is None else time.monotonic() + 60 * args.minutes
 
-    def one(job: tuple[str, int]) -> int:
+    def one(job: tuple[str, int]) -> None:
         row, seed = job
         own = argparse.Namespace(**{**vars(args), "extra": f"{args.extra} seed={seed}".strip(), "until": end})
-        return train_row(row, run_dir(args, row, seed), own)
+        train_row(row, run_dir(args, row, seed), own)
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        return list(pool.map(one, jobs))
+        list(pool.map(one, jobs))
 
 
 def run_dir(args: argparse.Namespace, row: str, seed: int) -> Path:
@@ -239,7 +240,7 @@ def prepare(args: argparse.Namespace) -> None:
     own = f"ablations_{args.scale}" + (f"_{args.labels}_labels" if args.labels else "")
     args.out = (args.out or ROOT / "runs" / own).absolute()
     labels = args.labels or scale.labels
-    args.dataset, args.recipe = scale.dataset, args.recipe or scale.recipe
+    args.dataset, args.recipe = scale.dataset, find_recipe(args.recipe or scale.recipe)
     args.extra = " ".join(filter(None, (scale.extra, args.extra)))
     if scale.dataset == "phantom":
         args.folder = args.out / "data"
@@ -264,7 +265,8 @@ def run(args: argparse.Namespace) -> int:
     prepare(args)
     torch.set_num_threads(args.threads)
     jobs = jobs_of(rows, range(args.seeds), args.rows or scale.seeded)
-    codes = [] if args.table_only else train(jobs, args)
+    if not args.table_only:
+        train(jobs, args)
     left = [f"{row}, seed {seed}" for row, seed in jobs if not (run_dir(args, row, seed) / "models/model.pt").exists()]
     if results := measured(jobs, args):
         text = as_markdown(results, args, scale.left_out)
@@ -278,17 +280,17 @@ def run(args: argparse.Namespace) -> int:
     for row, seed in jobs if args.bring_home else ():
         if (weights := run_dir(args, row, seed) / "models" / "model.pt").exists():
             bring_home(weights, args.bring_home / f"{args.scale}_{row}_seed{seed}_g.pt")
-    return int(any(codes) or bool(left))
+    return int(bool(left))
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=sorted(SCALES), required=True)
-    parser.add_argument("--seeds", type=int, default=1, help="of the rows that are named, else of "
+    parser.add_argument("--seeds", type=positive, default=1, help="of the rows that are named, else of "
                         + ", ".join(NEEDED) + " (default: 1)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="default: all that the scale has")
     parser.add_argument("--ingredients", action="store_true", help="rows: M&N, and each ingredient on top of it")
-    parser.add_argument("--labels", type=int, help="labeled scans (default: the scale's)")
+    parser.add_argument("--labels", type=positive, help="labeled scans (default: the scale's)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds la/")
     parser.add_argument("--weights", metavar="DIR", help="2D network: local directory or hub id")
     parser.add_argument("--out", type=Path, metavar="DIR",
@@ -298,8 +300,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, help="stop trainings after so long; the next call goes on")
     parser.add_argument("--bring-home", type=Path, metavar="DIR", help="put each finished g there in bfloat16; "
                         "bring_home.py joins what is in parts")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=1, help="rows side by side (default: 1)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, help="rows side by side (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of each (default: 1)")
     parser.add_argument("--split", choices=["validation"], help="measure on these scans (default: the test scans)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["g", "f"], metavar="NETWORK",
                         help=f"to measure, of {', '.join(NETWORKS)} (both: their mean; default: g f)")  # fmt: skip
@@ -310,7 +312,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
-    with errors_in_words("ablations.py"):
+    with errors_in_words("ablations.py"), ending_together():
         return run(args)
 
 

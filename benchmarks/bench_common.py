@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
-from mnseg.errors import UserError, user_error_in
+from mnseg.errors import UserError, file_error_in_words, user_error_in
 
-__all__ = ["CONFIGS", "ROOT", "errors_in_words", "hardware", "open_bundle", "overrides_of", "quiet"]
+__all__ = ["CONFIGS", "ROOT", "device_of", "errors_in_words", "hardware", "open_bundle", "overrides_of", "quiet"]
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundles" / "mn_cotraining" / "configs"
@@ -36,15 +36,30 @@ def quiet() -> None:
 
 @contextlib.contextmanager
 def errors_in_words(script: str) -> Iterator[None]:
-    """Say a user's error in one sentence and exit with code 1; MONAI wraps what a component raised."""
+    """Say a user's error, or a file's, in one sentence and exit with code 1; MONAI wraps what a component raised."""
     try:
         yield
     except Exception as error:
-        plain = user_error_in(error)
+        plain = user_error_in(error) or file_error_in_words(error)
         if plain is None:
             raise
         print(f"{script}: {plain}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of a ``--device``; None: a GPU where there is one.
+
+    Raises:
+        UserError: for a device that torch does not know or see.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"--device {name} is no device: give cpu or cuda.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}, but torch sees no GPU here: use --device cpu, or install a CUDA build.")
+    return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
 
 
 def overrides_of(pairs: Iterable[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ puts the parts together again: the last name is the file to write.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from mnseg.files import atomic_save
 __all__ = ["LIMIT", "bring_home", "join"]
 
 LIMIT = 16 * 2**20
+PART = re.compile(r"_(\d+)of(\d+)$")
 RESERVE = 2**16  # what torch.save adds to the tensors
 
 
@@ -71,17 +73,42 @@ def join(parts: Sequence[Path], target: Path) -> Path:
     """Put parts together.
 
     Raises:
-        UserError: for a file that does not exist, or the same part twice.
+        UserError: for a file that does not exist or is none of the parts, a part that is missing or named twice, or a
+            target that looks like a part.
     """
+    if target in parts or PART.search(target.stem):
+        raise UserError(f"{target} looks like a part: name all parts, then the file to write.")
+    for path in parts:
+        for missing in _missing(path, parts):
+            raise UserError(f"{missing} is missing: name all parts, then the file to write.")
     content: dict[str, Tensor] = {}
     for path in parts:
-        if not path.is_file():
-            raise UserError(f"{path} does not exist: name all parts, then the file to write.")
-        part = torch.load(path, map_location="cpu", weights_only=True)
+        part = _read(path)
         if part.keys() & content.keys():
             raise UserError(f"{path} holds tensors that another part holds too: name each part once.")
         content |= part
     return atomic_save(content, target)
+
+
+def _missing(part: Path, parts: Sequence[Path]) -> list[str]:
+    """Names of the parts that belong to this one and are not among ``parts``."""
+    found = PART.search(part.stem)
+    if found is None:
+        return []
+    wanted = [f"{part.stem[: found.start()]}_{i}of{found[2]}{part.suffix}" for i in range(1, int(found[2]) + 1)]
+    return [name for name in wanted if name not in {path.name for path in parts}]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: name all parts, then the file to write.")
+    try:
+        part = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has one for each way in which a file is no file of its own
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): bring it home again.") from error
+    if not isinstance(part, dict):
+        raise UserError(f"{path} holds no weights: name the parts that ablations.py wrote.")
+    return part
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,9 +18,10 @@ import torch
 from bench_common import ROOT, errors_in_words, quiet
 from measure import evaluate
 from protocols import PROTOCOLS, make_datalist
-from rows import ABLATIONS, cost, train_all
+from rows import ABLATIONS, cost, ending_together, find_recipe, train_all
 from tables import class_table, difference_table, main_table
 
+from mnseg.arguments import positive
 from mnseg.data.datalist import load_datalist
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
@@ -58,7 +59,7 @@ def tables(runs: dict[str, Path], args: argparse.Namespace) -> str:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=sorted(PROTOCOLS))
-    parser.add_argument("--labels", type=int, default=4, help="labeled scans (default: 4)")
+    parser.add_argument("--labels", type=positive, default=4, help="labeled scans (default: 4)")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder that holds hippocampus/, la/")
     parser.add_argument("--weights", metavar="DIR", help="2D network: local directory or hub id")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/DATASET_LABELS in the repository")
@@ -67,8 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
                         f"files of configs/{{ablations,networks}} (default: {' '.join(DEFAULT_ROWS)})")  # fmt: skip
     parser.add_argument("--recipe", default="configs/recipes/cpu.json", metavar="FILE")
     parser.add_argument("--extra", default="", metavar="'KEY=VALUE …'", help="overrides of the recipe, for every row")
-    parser.add_argument("--jobs", type=int, default=1, help="rows side by side (default: 1)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each row (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, help="rows side by side (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of each row (default: 1)")
     parser.add_argument("--table-only", action="store_true", help="train nothing, show what has finished")
     parser.add_argument("--runs", nargs="+", default=[], metavar="ROW=DIR", help="existing run folders for the table")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")
@@ -87,8 +88,11 @@ def run(args: argparse.Namespace) -> int:
         args.datalist = make_datalist(PROTOCOLS[args.dataset], args.folder, args.labels, args.out / "datalist.json")
     args.datalist = Path(args.datalist).absolute()
     torch.set_num_threads(args.threads)
+    args.recipe = find_recipe(args.recipe)
     runs = {row: args.out / row for row in args.rows}
     if args.runs:
+        if wrong := [pair for pair in args.runs if "=" not in pair]:
+            raise UserError(f"--runs {wrong[0]} names no folder: write ROW=DIR.")
         runs = {name: Path(folder).absolute() for name, _, folder in (pair.partition("=") for pair in args.runs)}
     codes = [] if args.table_only or args.runs else train_all(runs, args)
     text = tables(runs, args)
@@ -101,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
-    with errors_in_words("compare.py"):
+    with errors_in_words("compare.py"), ending_together():
         return run(args)
 
 

@@ -22,18 +22,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_common import CONFIGS, errors_in_words, hardware, quiet
+from bench_common import CONFIGS, device_of, errors_in_words, hardware, quiet
 from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
+from mnseg.arguments import positive
 from mnseg.engines.precision import amp_dtype_of
 from mnseg.errors import UserError
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, require_writable
 from mnseg.inferers import BFloat16Inferer, OpenVINOInferer
 from mnseg.inferers.openvino import has_openvino
 from mnseg.networks.channels_last import to_channels_last
+from mnseg.networks.patch_check import require_fitting_patch
 
 Road = Callable[[Tensor], Tensor]
 LA = {"patch_size": (160, 160, 64), "features": (32, 64, 128, 256, 512, 32), "size": (200, 176, 88)}
@@ -123,6 +125,7 @@ def opened(args: argparse.Namespace) -> tuple[nn.Module, list[Tensor], dict[str,
     if args.run_dir is None:
         torch.manual_seed(0)
         network = BasicUNet(3, 1, 2, features=tuple(args.features))
+        require_fitting_patch(network, 1, args.patch_size)
         windows = {"roi_size": tuple(args.patch_size), "sw_batch_size": args.sw_batch_size, "overlap": 0.5}
         return network, [torch.randn(1, 1, *args.size)], windows
     if not (args.run_dir / "models" / "model.pt").is_file():
@@ -136,7 +139,9 @@ def opened(args: argparse.Namespace) -> tuple[nn.Module, list[Tensor], dict[str,
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, print the table, return the numbers."""
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of(args.device)
+    if args.json:
+        require_writable(args.json)
     if args.threads:
         torch.set_num_threads(args.threads)
     network, volumes, windows = opened(args)
@@ -154,13 +159,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, help="a finished run; default: random weights")
     parser.add_argument("--images", type=Path, metavar="DIR", help="scans for --run-dir")
-    parser.add_argument("--scans", type=int, default=3, help="how many of them (default: 3)")
-    parser.add_argument("--size", type=int, nargs=3, default=LA["size"], help="of the random volume")
-    parser.add_argument("--patch-size", type=int, nargs=3, default=LA["patch_size"])
-    parser.add_argument("--features", type=int, nargs=6, default=LA["features"])
-    parser.add_argument("--sw-batch-size", type=int, default=1, help="windows at once, for all (default: 1)")
-    parser.add_argument("--repeats", type=int, default=3, help="measured turns (default: 3)")
-    parser.add_argument("--threads", type=int, help="CPU threads, for all")
+    parser.add_argument("--scans", type=positive, default=3, help="how many of them (default: 3)")
+    parser.add_argument("--size", type=positive, nargs=3, default=LA["size"], help="of the random volume")
+    parser.add_argument("--patch-size", type=positive, nargs=3, default=LA["patch_size"])
+    parser.add_argument("--features", type=positive, nargs=6, default=LA["features"])
+    parser.add_argument("--sw-batch-size", type=positive, default=1, help="windows at once, for all (default: 1)")
+    parser.add_argument("--repeats", type=positive, default=3, help="measured turns (default: 3)")
+    parser.add_argument("--threads", type=positive, help="CPU threads, for all")
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
     args = parser.parse_args(argv)

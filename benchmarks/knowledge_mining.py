@@ -23,9 +23,10 @@ from pathlib import Path
 
 import torch
 from bench_common import ROOT, errors_in_words, open_bundle, quiet
-from rows import run_once
+from rows import ending_together, run_once
 from tables import markdown, no_distance, over_seeds, per_case, seed_difference, spread
 
+from mnseg.arguments import positive
 from mnseg.data.importers.run import import_dataset
 from mnseg.errors import UserError
 from mnseg.files import atomic_write
@@ -171,8 +172,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=SCHEDULES, help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     parser.add_argument("--extra", default="", help='more settings for all rows, as "key=value key=value"')
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default: 1)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, help="trainings at a time (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="threads of each (default: 1)")
     parser.add_argument("--table-only", action="store_true", help="train nothing, show what has finished")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")
     return parser
@@ -217,7 +218,7 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
-    with errors_in_words("knowledge_mining.py"):
+    with errors_in_words("knowledge_mining.py"), ending_together():
         return run(args)
 
 

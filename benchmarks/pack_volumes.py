@@ -16,6 +16,7 @@ import json
 import lzma
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,10 +73,16 @@ def pack(datalist_path: Path, output: Path, limit_mib: float) -> int:
     """Write the archive; returns its bytes.
 
     Raises:
-        UserError: a file that is no NIfTI of integers, or an archive that would be larger than the limit.
+        UserError: no scan, two of one name, a file that is no NIfTI of integers, or an archive that would be larger
+            than the limit.
     """
     datalist = load_datalist(datalist_path)
-    files = dict(files_of(datalist))
+    listed = list(files_of(datalist))
+    files = dict(listed)
+    if not files:
+        raise UserError(f"{datalist_path} names no scan: nothing can be packed.")
+    if twice := [name for name, count in Counter(name for name, _ in listed).items() if count > 1]:
+        raise UserError(f"{datalist_path} names {twice[0]} twice: each scan needs a case and a label of its own.")
     with ThreadPoolExecutor(2) as pool:  # xz lets other threads run
         packed = dict(zip(files, pool.map(_pack_one, files.values()), strict=True))
     heads = {name: head for name, (_, head) in packed.items()}
@@ -90,17 +97,31 @@ def pack(datalist_path: Path, output: Path, limit_mib: float) -> int:
 
 
 def _pack_one(path: Path) -> tuple[bytes, dict[str, Any]]:
-    image = nib.load(path)
-    voxels = np.asarray(image.dataobj)
+    try:
+        image = nib.load(path)
+        voxels = np.asarray(image.dataobj)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: correct the datalist.") from None
+    except Exception as error:  # of nibabel, gzip, zlib, numpy
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read ({reason}): only NIfTI files can be packed.") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise UserError(f"{path} is a {type(image).__name__}: only NIfTI files can be packed.")
     if voxels.dtype.kind not in "ui":
-        integers = voxels.astype(np.int32)
-        if (integers != voxels).any():
-            raise UserError(f"{path} has voxels that are no whole numbers: only integers can be packed.")
-        voxels = integers
+        voxels = _as_integers(voxels, path)
     content, head = encode(voxels)
     if (decode(content, head) != voxels).any():
         raise AssertionError(f"{path} did not come back")
-    return content, head | {"affine": image.affine.tolist()}
+    header = {"units": image.header.get_xyzt_units(), "codes": [int(image.header[f"{form}form_code"]) for form in "qs"]}
+    return content, head | {"affine": image.affine.tolist(), **header}
+
+
+def _as_integers(voxels: np.ndarray, path: Path) -> np.ndarray:
+    """Floating-point voxels that are whole numbers, as integers of 32 bits or, where they need them, 64."""
+    whole = np.isfinite(voxels).all() and (voxels == np.rint(voxels)).all()
+    if not whole or np.abs(voxels).max(initial=0) >= 2.0**63:
+        raise UserError(f"{path} has voxels that are no whole numbers: only integers can be packed.")
+    return voxels.astype(np.int32 if np.abs(voxels).max(initial=0) < 2**31 else np.int64)
 
 
 def _moved(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -117,16 +138,36 @@ def _write_tar(parts: Mapping[str, bytes], path: Path) -> None:
 
 
 def unpack(archive_path: Path, folder: Path) -> Path:
-    """Write scans, labels and ``datalist.json``, which comes last; returns it."""
-    with tarfile.open(archive_path) as archive:
-        index = json.load(archive.extractfile(INDEX))
-        for name, head in index["files"].items():
-            image = nib.Nifti1Image(decode(archive.extractfile(name).read(), head), np.array(head["affine"]))
-            path = folder / f"{name}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(image, path)
+    """Write scans, labels and ``datalist.json``, which comes last; returns it.
+
+    Raises:
+        UserError: the archive is damaged, or none of ``pack``'s.
+    """
+    try:
+        with tarfile.open(archive_path) as archive:
+            index = json.load(archive.extractfile(INDEX))
+            (folder / "datalist.json").unlink(missing_ok=True)  # or it would call an interrupted folder complete
+            for name, head in index["files"].items():
+                image = _unpack_one(archive.extractfile(name).read(), head)
+                path = folder / f"{name}.nii.gz"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                nib.save(image, path)
+    except (tarfile.TarError, lzma.LZMAError, EOFError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{archive_path} is damaged, or not packed by this script ({reason}): pack anew.") from error
     datalist = resolve_datalist(index["datalist"], [folder.absolute()])
     return write_datalist(datalist, folder / "datalist.json")
+
+
+def _unpack_one(packed: bytes, head: Mapping[str, Any]) -> nib.Nifti1Image:
+    affine = np.array(head["affine"])
+    voxels = decode(packed, head)
+    image = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
+    if "units" in head:  # archives from before have none
+        image.header.set_xyzt_units(*head["units"])
+        image.set_qform(affine, head["codes"][0])
+        image.set_sform(affine, head["codes"][1])
+    return image
 
 
 def main(argv: list[str] | None = None) -> int:

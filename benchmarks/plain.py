@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import MobileNetV2DeepLabV3Plus
 
 from mnseg.data.transforms import ForegroundIndicesd
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, require_writable
 from mnseg.networks.fast_convolution import FastConv2d
 from mnseg.networks.folded_norm import unfold_norms
 from mnseg.networks.narrowing_convolution import NarrowingConv3d
@@ -205,9 +205,11 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser(__doc__).parse_args(argv)
+    args = build_parser(__doc__, floor=False).parse_args(argv)
     quiet()
     with errors_in_words("plain.py"), tempfile.TemporaryDirectory(prefix="mnseg_plain_") as folder:
+        if args.json:
+            require_writable(args.json)
         result = compare(args, Path(folder))
     if args.json:
         atomic_write(args.json, lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,13 @@ from bench_common import CONFIGS, ROOT, hardware, overrides_of
 from protocols import PROTOCOLS
 
 from mnseg.errors import UserError
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, read_json
 from mnseg.reports.history import read_history
 
-__all__ = ["ABLATIONS", "ablation_of", "cost", "run_once", "train_all", "train_command", "train_row"]
+__all__ = [
+    "ABLATIONS", "ablation_of", "cost", "ending_together", "find_recipe", "run_once", "train_all", "train_command",
+    "train_row",
+]  # fmt: skip
 
 ABLATIONS = {
     "supervised": "supervised_only",
@@ -31,6 +36,42 @@ ABLATIONS = {
     "random_f": "random_weights",
     "supervised_random_f": "supervised_random_weights",
 }
+
+
+_running: set[subprocess.Popen] = set()
+_ending = threading.Event()
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """A comparison that is terminated ends its trainings, too; the same command goes on behind their checkpoints."""
+
+    def end(*_: Any) -> None:
+        _ending.set()
+        for process in list(_running):
+            process.terminate()
+        raise SystemExit(128 + signal.SIGTERM)
+
+    _ending.clear()
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def find_recipe(name: str | Path) -> str:
+    """A recipe's file: as it is named in the current folder, else in the repository's.
+
+    Raises:
+        UserError: in neither.
+    """
+    own, ours = Path(name).absolute(), ROOT / name
+    if ours.is_file() and (not own.is_file() or own.samefile(ours)):
+        return str(name)  # trainings run in the repository's folder
+    if not own.is_file():
+        raise UserError(f"--recipe {name} does not exist: name a file, such as configs/recipes/cpu.json.")
+    return str(own)
 
 
 def ablation_of(row: str) -> str | None:
@@ -106,34 +147,54 @@ def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespa
 
     ``args.until``, where it exists and is no None, is the time (``time.monotonic``) at which it is stopped.
     """
-    until = getattr(args, "until", None)
-    extra = overrides_of(words_of(args.extra))
-    record_path = run_dir / "benchmark.json"
-    record = {"command": command, "extra": extra, "attempts": []}
-    record = json.loads(record_path.read_text()) if record_path.exists() else record
-    if record["command"][1:] != command[1:] or record["extra"] != extra:  # the command's first is the interpreter
-        raise UserError(f"{run_dir} was trained by another command (see benchmark.json in it): give another --out.")
-    if (run_dir / "models" / "model.pt").exists():
+    until, model = getattr(args, "until", None), run_dir / "models" / "model.pt"
+    record = _record_of(run_dir, command, overrides_of(words_of(args.extra)))
+    if model.exists():
         print(f"{row}: finished before", flush=True)
         return 0
-    if until is not None and time.monotonic() >= until:
+    if _ending.is_set() or (until is not None and time.monotonic() >= until):
         print(f"{row}: no time left", flush=True)
         return 0
-    atomic_write(run_dir / "extra.json", lambda path: path.write_text(json.dumps(extra, indent=4) + "\n"))
+    _write_json(record["extra"], run_dir / "extra.json")
+    if record.get("running"):  # killed with this script: what it took is not known
+        record["attempts"].append({"exit_code": None, "wall_s": None, "cpu_s": None})
+    # Before the training: what it leaves when it is killed belongs to this command.
+    _write_json(record | {"running": True}, run_dir / "benchmark.json")
     print(f"{row}: training, log in {run_dir / 'train.log'}", flush=True)
     with (run_dir / "train.log").open("a") as log:
         attempt = _run_timed(command, args.threads, log, until)
     record["attempts"].append(attempt)
+    record.pop("running", None)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")  # as train.json chooses
     record |= {"threads": args.threads, "jobs": args.jobs, "hardware": hardware(device)["hardware"]}
     record |= {key: _sum(a[key] for a in record["attempts"]) for key in ("wall_s", "cpu_s")}
-    atomic_write(record_path, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
-    if until is not None and time.monotonic() >= until and not (run_dir / "models" / "model.pt").exists():
-        print(f"{row}: stopped after {attempt['wall_s']:.0f} s, goes on next time", flush=True)
+    _write_json(record, run_dir / "benchmark.json")
+    after, code = f"after {attempt['wall_s']:.0f} s", attempt["exit_code"]
+    if until is not None and time.monotonic() >= until:
+        print(f"{row}: {'finished' if model.exists() else 'stopped, goes on next time,'} {after}", flush=True)
         return 0
-    code = attempt["exit_code"]
-    print(f"{row}: exit code {code} after {attempt['wall_s']:.0f} s", flush=True)
+    print(f"{row}: exit code {code} {after}" + (f" ({_last_line(run_dir / 'train.log')})" if code else ""), flush=True)
     return code
+
+
+def _record_of(run_dir: Path, command: list[str], extra: dict[str, Any]) -> dict[str, Any]:
+    """What ``benchmark.json`` holds of the same command; a new record where nothing was trained yet."""
+    path, new = run_dir / "benchmark.json", {"command": command, "extra": extra, "attempts": []}
+    record = read_json(path, "the record") if path.exists() else new
+    if record.get("command", [])[1:] == command[1:] and record.get("extra") == extra:  # the first is the interpreter
+        return record
+    if any((run_dir / "models").glob("*.pt")):
+        raise UserError(f"{run_dir} was trained by another command (see benchmark.json in it): give another --out.")
+    return new
+
+
+def _write_json(content: Any, path: Path) -> None:
+    atomic_write(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
+    return next((line for line in reversed(lines) if line), "nothing in its log")[:300]
 
 
 def _run_timed(command: list[str], threads: int, log: Any, until: float | None = None) -> dict[str, Any]:
@@ -141,6 +202,7 @@ def _run_timed(command: list[str], threads: int, log: Any, until: float | None =
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    _running.add(process)
     clock = threading.Timer(0 if until is None else max(until - time.monotonic(), 0), process.terminate)
     try:
         if until is not None:
@@ -154,6 +216,7 @@ def _run_timed(command: list[str], threads: int, log: Any, until: float | None =
         raise
     finally:
         clock.cancel()
+        _running.discard(process)
     cpu = round(usage.ru_utime + usage.ru_stime, 1)
     return {"exit_code": process.returncode, "wall_s": round(time.perf_counter() - start, 1), "cpu_s": cpu}
 

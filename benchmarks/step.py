@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_common import hardware, open_bundle, overrides_of, quiet
+from bench_common import device_of, errors_in_words, hardware, open_bundle, overrides_of, quiet
 from floor import StepCounts, floor_of, measured_rates
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
+from mnseg.arguments import count, positive
 from mnseg.data.datalist import load_datalist, write_datalist
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.distributed import unwrap
 from mnseg.engines.precision import amp_dtype_of
 from mnseg.errors import UserError
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, require_writable
 from mnseg.networks.pretrained import TINY_SEGFORMER
 from mnseg.planning.clock import StepClock
 from mnseg.planning.steps import Kind, MeasuredSteps
@@ -171,17 +172,12 @@ def _datalist(args: argparse.Namespace, folder: Path) -> Path:
     if args.datalist is None:
         return write_phantom_dataset(folder, 4, args.unlabeled_cases, volumes, 0)
     datalist = load_datalist(args.datalist, args.dataset_dir)
+    if not datalist.get("labeled"):
+        raise UserError(f"{args.datalist} has no labeled scan: nothing can be measured.")
     datalist["unlabeled"] = datalist.get("unlabeled", [])[: args.unlabeled_cases]
     datalist["validation"] = datalist.get("validation", [])[:volumes]
     datalist["testing"] = []
     return write_datalist(datalist, folder / "datalist.json")
-
-
-def device_of(name: str | None) -> torch.device:
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda, but torch sees no GPU here: use --device cpu, or install a CUDA build.")
-    return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
 
 
 def line(row: dict[str, Any] | None) -> str:
@@ -207,21 +203,22 @@ def floor_line(row: dict[str, Any] | None) -> str:
     )
 
 
-def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
+def build_parser(description: str | None = __doc__, floor: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="*", default=DEFAULT_OVERLAYS, metavar="FILE", help="overlays of train.json")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of top-level keys")
     parser.add_argument("--datalist", metavar="FILE", help="default: phantom data in a temporary folder")
     parser.add_argument("--dataset-dir", metavar="DIR", help="where the datalist's relative paths start")
     parser.add_argument("--model-2d", metavar="DIR", help="2D network with weights; default: a tiny random SegFormer")
-    parser.add_argument("--steps", type=int, default=8, help="measured steps of each kind (default: 8)")
-    parser.add_argument("--warmup", type=int, default=2, help="steps of each kind before measuring (default: 2)")
-    parser.add_argument("--unlabeled", type=int, help="b_u of the student steps (default: half of the batch)")
-    parser.add_argument("--unlabeled-cases", type=int, default=8, help="unlabeled scans taken from the datalist")
-    parser.add_argument("--volumes", type=int, default=3, help="measured validation volumes (default: 3)")
-    parser.add_argument("--warmup-volumes", type=int, default=1, help="volumes before measuring (default: 1)")
-    parser.add_argument("--floor", action="store_true", help="count operations and bytes, and measure the device")
-    parser.add_argument("--threads", type=int, help="torch's CPU threads")
+    parser.add_argument("--steps", type=positive, default=8, help="measured steps of each kind (default: 8)")
+    parser.add_argument("--warmup", type=count, default=2, help="steps of each kind before measuring (default: 2)")
+    parser.add_argument("--unlabeled", type=count, help="b_u of the student steps (default: half of the batch)")
+    parser.add_argument("--unlabeled-cases", type=count, default=8, help="unlabeled scans taken from the datalist")
+    parser.add_argument("--volumes", type=positive, default=3, help="measured validation volumes (default: 3)")
+    parser.add_argument("--warmup-volumes", type=count, default=1, help="volumes before measuring (default: 1)")
+    if floor:
+        parser.add_argument("--floor", action="store_true", help="count operations and bytes, and measure the device")
+    parser.add_argument("--threads", type=positive, help="torch's CPU threads")
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers here too")
     return parser
@@ -232,12 +229,10 @@ def main(argv: list[str] | None = None) -> int:
     quiet()
     if args.floor:  # the first step is counted, the second profiled: neither is timed
         args.warmup, args.warmup_volumes = max(args.warmup, 2), max(args.warmup_volumes, 2)
-    try:
-        with tempfile.TemporaryDirectory(prefix="mnseg_step_") as folder:
-            result = measure(args, Path(folder))
-    except UserError as error:
-        print(f"step.py: {error}", file=sys.stderr)
-        return 1
+    with errors_in_words("step.py"), tempfile.TemporaryDirectory(prefix="mnseg_step_") as folder:
+        if args.json:
+            require_writable(args.json)
+        result = measure(args, Path(folder))
     print(
         "\nseconds: median over steps, waiting for data included; waiting: share of the time. peak: "
         + ("allocated by torch, per kind of step." if result["device"] != "cpu" else

@@ -26,12 +26,13 @@ from bench_common import errors_in_words, open_bundle, overrides_of, quiet
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from mnseg.arguments import count, positive
 from mnseg.data.collate import collate_mixed
 from mnseg.data.datalist import load_datalist
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.engines import CoTrainer
 from mnseg.errors import UserError
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, require_writable
 from mnseg.handlers import PseudoForegroundHandler
 from mnseg.networks.pretrained import TINY_SEGFORMER
 from mnseg.reports.statistics import paired_difference
@@ -174,8 +175,6 @@ def summarize(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _settings(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    if args.epochs < 1 or args.stage_1_epochs < 1:
-        raise UserError("--epochs and --stage-1-epochs must be at least 1.")
     datalist = args.datalist or write_phantom_dataset(folder, 4, 24, 8, 0)
     own = {
         "dataset_dir": str(args.dataset_dir or Path(datalist).parent),
@@ -200,10 +199,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset-dir", metavar="DIR", help="where the datalist's relative paths start")
     parser.add_argument("--model-2d", metavar="DIR", help="2D network with weights; default: a tiny random SegFormer")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="start; default: stage 1 is trained first")
-    parser.add_argument("--stage-1-epochs", type=int, default=16, help="without --checkpoint (default: 16)")
-    parser.add_argument("--epochs", type=int, default=12, help="epochs of each variant (default: 12)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="torch's CPU threads")
+    parser.add_argument("--stage-1-epochs", type=positive, default=16, help="without --checkpoint (default: 16)")
+    parser.add_argument("--epochs", type=positive, default=12, help="epochs of each variant (default: 12)")
+    parser.add_argument("--seed", type=count, default=0)
+    parser.add_argument("--threads", type=positive, help="torch's CPU threads")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers here too")
     return parser
 
@@ -212,6 +211,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
     with errors_in_words("teacher_check.py"), tempfile.TemporaryDirectory(prefix="mnseg_teacher_") as folder:
+        if args.json:
+            require_writable(args.json)
         result = check(args, Path(folder))
     if args.json:
         atomic_write(args.json, lambda path: path.write_text(json.dumps(result, indent=2) + "\n"))

@@ -11,13 +11,14 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnseg._version import __version__
+from mnseg.arguments import count, positive
 from mnseg.data.importers import NAMES as IMPORTERS
-from mnseg.errors import UserError
+from mnseg.errors import UserError, file_error_in_words
 
 if TYPE_CHECKING:
     from mnseg.data.integrity import CheckReport
@@ -41,11 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mnseg: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.filename is None:
+        if (sentence := file_error_in_words(error)) is None:
             traceback.print_exc()
             return 3
-        name = error.filename2 or error.filename  # of a rename: the file that was wanted, not the temporary one
-        print(f"mnseg: {name} cannot be read or written ({error.strerror}).", file=sys.stderr)
+        print(f"mnseg: {sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mnseg: interrupted", file=sys.stderr)
@@ -234,9 +234,9 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("datalist", help="the datalist (JSON)")
     parser.add_argument("--dataset-dir", metavar="DIR",
                         help="where relative paths start (default: the datalist's folder)")
-    parser.add_argument("--num-classes", metavar="K", type=_positive, help="label values must be 0..K-1 (default: as "
+    parser.add_argument("--num-classes", metavar="K", type=positive, help="label values must be 0..K-1 (default: as "
                                                                            "many as the datalist's class_names)")
-    parser.add_argument("--jobs", metavar="N", type=_positive, help="volumes in memory at once (default: up to 4)")
+    parser.add_argument("--jobs", metavar="N", type=positive, help="volumes in memory at once (default: up to 4)")
     parser.add_argument("--planar", action="store_true", help="2D images (PNG, JPEG, BMP, TIFF, NIfTI of one slice, "
                                                               "DICOM of one frame) with masks, for sam_mining")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -269,12 +269,12 @@ def _add_phantom(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("output", metavar="DIR", help="folder to write to")
     for split in ("labeled", "unlabeled", "validation", "testing"):
-        parser.add_argument(f"--{split}", dest=f"num_{split}", metavar="N", type=_count, help=f"{split} cases")
-    parser.add_argument("--size", metavar="N", type=_positive, nargs="+", help="voxels per edge: one number or three "
+        parser.add_argument(f"--{split}", dest=f"num_{split}", metavar="N", type=count, help=f"{split} cases")
+    parser.add_argument("--size", metavar="N", type=positive, nargs="+", help="voxels per edge: one number or three "
                                                                                 "(polyps: or two)")
     parser.add_argument("--kind", choices=("abdomen", "polyps"), default="abdomen",
                         help="3D scans, or 2D images for sam_mining (default: abdomen)")
-    parser.add_argument("--seed", type=_count)
+    parser.add_argument("--seed", type=count)
     parser.set_defaults(run=_run_phantom)
 
 
@@ -321,20 +321,6 @@ def _run_report(args: argparse.Namespace) -> int:
     require_writable(args.output)
     print(run_report(args))
     return 0
-
-
-def _whole_number(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text) if text.isdecimal() else minimum - 1
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
-        return value
-
-    return parse
-
-
-_positive = _whole_number(1)
-_count = _whole_number(0)
 
 
 def _names(text: str) -> list[str]:

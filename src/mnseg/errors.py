@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-__all__ = ["UserError", "show_user_errors_plainly", "user_error_in"]
+__all__ = ["UserError", "file_error_in_words", "show_user_errors_plainly", "user_error_in"]
 
 
 class UserError(ValueError):
@@ -22,6 +22,14 @@ def user_error_in(error: BaseException | None) -> UserError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def file_error_in_words(error: BaseException) -> str | None:
+    """A sentence on a file that could not be read or written; None for another error, or where no file is named."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    name = error.filename2 or error.filename  # of a rename: the file that was wanted, not the temporary one
+    return f"{name} cannot be read or written ({error.strerror})."
 
 
 def show_user_errors_plainly() -> None:

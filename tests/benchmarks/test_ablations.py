@@ -150,9 +150,22 @@ def test_the_network_of_the_papers_width_comes_home_in_parts(tmp_path, capsys):
     assert list(joined) == list(network.state_dict())
     for name, value in network.state_dict().items():
         torch.testing.assert_close(joined[name].float(), value, rtol=2**-8, atol=0)
+    before = parts[-1].read_bytes()
+    for named, words in (
+        ([*parts, parts[0], tmp_path / "other.pt"], "name each part once"),
+        ([*parts[:-1], tmp_path / "other.pt"], f"{parts[-1].name} is missing"),
+        (parts, f"{parts[-1]} looks like a part"),
+        ([*parts[:-1], parts[-1].parent / "h_2of2.pt"], "looks like a part"),
+        ([tmp_path / "nowhere.pt", tmp_path / "other.pt"], "nowhere.pt does not exist"),
+    ):
+        with pytest.raises(SystemExit):
+            join_parts([*map(str, named)])
+        assert words in capsys.readouterr().err and not (tmp_path / "other.pt").exists()
+    assert parts[-1].read_bytes() == before
+    parts[0].write_bytes(parts[0].read_bytes()[:1000])
     with pytest.raises(SystemExit):
-        join_parts([str(parts[0]), str(parts[0]), str(tmp_path / "twice.pt")])
-    assert "name each part once" in capsys.readouterr().err and not (tmp_path / "twice.pt").exists()
+        join_parts([*map(str, parts), str(tmp_path / "other.pt")])
+    assert f"{parts[0]} cannot be read" in capsys.readouterr().err
 
 
 def test_a_tensor_that_no_file_can_hold_is_named(tmp_path):
@@ -168,6 +181,18 @@ def test_a_command_is_stopped_at_its_time(tmp_path):
     code = rows.run_once("slow", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, args)
     assert code == 0 and 0.9 < time.monotonic() - start < 20
     assert rows.run_once("slow", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, args) == 0
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--labels", "--jobs", "--threads"])
+def test_none_of_what_must_be_at_least_one_is_refused(option, capsys):
+    for number in ("0", "-1"):
+        with pytest.raises(SystemExit):
+            main(["--scale", "tiny", "--table-only", option, number])
+        assert f"argument {option}: '{number}' is not a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_a_row_named_twice_is_trained_once():
+    assert rows_of(SCALES["tiny"], ["mn", "supervised", "mn"]) == ["mn", "supervised"]
 
 
 @pytest.mark.parametrize("argv", [["--scale", "lite"], ["--scale", "full", "--data", "/nowhere"]])

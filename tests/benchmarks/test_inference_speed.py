@@ -30,3 +30,19 @@ def test_a_missing_run_is_named(argv, capsys):
     with pytest.raises(SystemExit):
         main(argv)
     assert "/nowhere has no models/model.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--device", "foo"], "inference.py: --device foo is no device"),
+        (["--patch-size", "30", "30", "30"], "inference.py: patch_size [30, 30, 30] does not fit"),
+        (["--repeats", "0"], "argument --repeats: '0' is not a whole number of at least 1"),
+        (["--json", f"{__file__}/out.json"], f"inference.py: {__file__}/out.json cannot be written"),
+    ],
+)
+def test_bad_options_are_said_before_anything_is_measured(argv, words, capsys):
+    with pytest.raises(SystemExit):
+        main(argv)
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error

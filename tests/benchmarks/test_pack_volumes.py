@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from pack_volumes import decode, encode, main
+from pack_volumes import _pack_one, _unpack_one, decode, encode, main
 
 from mnseg.data.datalist import SPLITS, load_datalist
 from mnseg.data.phantom import write_phantom_dataset
@@ -54,6 +54,62 @@ def test_what_is_no_integer_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["pack", str(path), str(tmp_path / "packed.tar")])
     assert "no whole numbers" in capsys.readouterr().err
+
+
+def refused(argv: list, capsys) -> str:
+    with pytest.raises(SystemExit):
+        main([*map(str, argv)])
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and error.startswith("pack_volumes.py: ") and error.count("\n") == 1
+    return error
+
+
+def test_what_cannot_be_packed_is_named(tmp_path, capsys):
+    path, archive = write_phantom_dataset(tmp_path / "data", 1, 1, 1, 0, size=16), tmp_path / "packed.tar"
+    integers(path)
+    content = load_datalist(path)
+    (tmp_path / "empty.json").write_text(json.dumps({"labeled": []}))
+    assert "names no scan" in refused(["pack", tmp_path / "empty.json", archive], capsys)
+    case, again = content["labeled"][0]["case"], path.with_name("twice.json")
+    again.write_text(json.dumps({**content, "validation": [{**content["validation"][0], "case": case}]}))
+    assert f"images/{case} twice" in refused(["pack", again, archive], capsys)
+    image = Path(load_datalist(path)["labeled"][0]["image"])
+    for damage, words in ((b"junk", "cannot be read"), (image.read_bytes()[:600], "cannot be read")):
+        image.write_bytes(damage)
+        assert words in (error := refused(["pack", path, archive], capsys)) and str(image) in error
+    image.unlink()
+    assert f"{image} does not exist" in refused(["pack", path, archive], capsys)
+    assert not archive.exists()
+
+
+def test_what_cannot_be_unpacked_is_named_and_an_interrupted_folder_is_not_complete(tmp_path, capsys):
+    path, archive, there = write_phantom_dataset(tmp_path / "data", 1, 1, 1, 0, size=16), tmp_path / "a", tmp_path / "b"
+    integers(path)
+    assert main(["pack", str(path), str(archive)]) == 0 and main(["unpack", str(archive), str(there)]) == 0
+    assert f"{tmp_path / 'nowhere'} cannot be read" in refused(["unpack", tmp_path / "nowhere", there], capsys)
+    assert (there / "datalist.json").exists()
+    assert f"{path} is damaged, or not packed by this script" in refused(["unpack", path, there], capsys)
+    assert f"{archive}" in refused(["unpack", archive, archive], capsys)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    assert f"{archive} is damaged" in refused(["unpack", archive, there], capsys)
+    assert (there / "datalist.json").exists(), "not a scan was touched"
+    archive.write_bytes(whole[: len(whole) // 2] + bytes(100) + whole[len(whole) // 2 + 100 :])
+    assert f"{archive} is damaged" in refused(["unpack", archive, there], capsys)
+    assert not (there / "datalist.json").exists()
+
+
+@pytest.mark.parametrize(("value", "kind"), [(7.0, np.int32), (2.0**31, np.int64), (-(2.0**40), np.int64)])
+def test_whole_numbers_of_a_floating_point_file(tmp_path, value, kind):
+    image = nib.Nifti1Image(np.full((2, 3, 4), value), np.diag([1, 2, 3, 1]))
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_sform(image.affine, 1), image.set_qform(image.affine, 2)
+    nib.save(image, tmp_path / "a.nii.gz")
+    content, head = _pack_one(tmp_path / "a.nii.gz")
+    back = _unpack_one(content, json.loads(json.dumps(head)))
+    assert np.asarray(back.dataobj).dtype == kind and (np.asarray(back.dataobj) == value).all()
+    assert back.header.get_xyzt_units() == ("mm", "sec")
+    assert (int(back.header["qform_code"]), int(back.header["sform_code"])) == (2, 1)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="shared/data/la is absent")

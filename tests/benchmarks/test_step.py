@@ -34,11 +34,20 @@ def test_bundle_is_timed_for_every_kind_of_step(tmp_path, capsys):
     assert "2D student, b_u 2" in capsys.readouterr().out
 
 
-def test_bad_options_are_one_sentence(capsys):
-    assert step.main(["--steps", "0"]) == 1
-    assert step.main(["--set", "batch_size"]) == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert [line[:8] for line in lines] == ["step.py:"] * 2
+def test_bad_options_are_one_sentence(tmp_path, capsys):
+    for argv, words in (
+        (["--steps", "0"], "argument --steps: '0' is not a whole number of at least 1"),
+        (["--threads", "-1"], "argument --threads: '-1' is not a whole number"),
+        (["--set", "batch_size"], "step.py: 'batch_size' is no override"),
+        (["--device", "foo"], "step.py: --device foo is no device"),
+        (["--json", str(tmp_path)], f"step.py: {tmp_path} is a folder"),
+        (["--datalist", str(tmp_path / "empty.json")], f"step.py: {tmp_path / 'empty.json'} has no labeled scan"),
+    ):
+        (tmp_path / "empty.json").write_text('{"labeled": [], "unlabeled": []}')
+        with pytest.raises(SystemExit):
+            step.main(argv)
+        error = capsys.readouterr().err
+        assert words in error and "Traceback" not in error
 
 
 def test_overrides_are_read_as_python_and_else_as_text():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -73,7 +74,7 @@ def divided(process: int) -> dict:
     calls: list = []
     with pytest.raises(UserError, match="the datalist is not sound"):
         from_main_process(fail_on_main, calls)
-    missing = SimpleNamespace(path=SimpleNamespace(exists=lambda: process == 0))
+    missing = SimpleNamespace(path=SimpleNamespace(exists=lambda: process == 0, parent=tempfile.gettempdir()))
     with pytest.raises(UserError, match="is not there for all processes: set run_dir"):
         ResumeHandler(missing)(None)
     writers = (CheckpointHandler, HistoryHandler, ModelOverlayHandler, ProgressHandler, SaveModelHandler)

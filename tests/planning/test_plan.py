@@ -115,6 +115,13 @@ def test_the_check_of_all_scans_is_timed_and_the_cache_of_those_that_are_used(da
         (["--config_file", TRAIN, "--batch_size"], "'--batch_size' is no override"),
         (["--config_file", TRAIN, "--steps", "0"], "--steps is 0"),
         (["--config_file", TRAIN, "--batch_size", "0"], "batch_size is 0"),
+        (["--config_file", TRAIN, "--batch_size", "abc"], "batch_size is 'abc'; it must be"),
+        (["--config_file", TRAIN, "--sampling", "wrong"], "sampling is 'wrong'; it must be one of"),
+        (["--config_file", TRAIN, "--stage_2_epochs", "-1"], "stage_2_epochs is -1; it must be"),
+        (["--config_file", TRAIN, "--epoch_length", "0"], "epoch_length is 0; it must be"),
+        (["--config_file", TRAIN, "--val_interval", "0"], "val_interval is 0; it must be"),
+        (["--config_file", str(ROOT / "README.md")], "README.md is no config"),
+        (["--config_file", TRAIN, "--json", str(ROOT)], "is a folder; name the file to write"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(data, capsys, arguments, words):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ignite.engine import Engine, Events
 
-from mnseg.distributed import gather
+from mnseg.distributed import gather, rank
+from mnseg.engines.run_lock import RunLock
 from mnseg.engines.training_state import TrainingState
 from mnseg.errors import UserError
 
@@ -14,23 +15,30 @@ __all__ = ["ResumeHandler"]
 class ResumeHandler:
     """Load the newest checkpoint, if there is one, when the trainer starts. Attach it first.
 
+    While the trainer runs, its folder is held: a second training there is refused.
+
     Args:
         training_state: where the checkpoint lies and what it holds.
         enabled: False: start over; the old checkpoint is replaced when the first new one is saved.
 
     Raises:
-        UserError: when some of several processes do not see the checkpoint.
+        UserError: when some of several processes do not see the checkpoint, or another training runs in its folder.
     """
 
     def __init__(self, training_state: TrainingState, enabled: bool = True) -> None:
         self.training_state = training_state
         self.enabled = enabled
+        self.lock = RunLock(training_state.path.parent)
 
     def attach(self, engine: Engine) -> None:
         """Attach to a ``CoTrainer``."""
         engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.lock.release())
+        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda _, error: self.lock.release())
 
     def __call__(self, engine: Engine) -> None:
+        if rank() == 0:
+            self.lock.hold()
         found = self.enabled and self.training_state.path.exists()
         if len(set(gather(found))) > 1:
             raise UserError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnseg.errors import UserError, user_error_in
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, require_writable
 
 if TYPE_CHECKING:
     from mnseg.planning.estimate import Part
@@ -38,6 +38,8 @@ def run_plan(args: argparse.Namespace) -> int:
 
     if args.steps < 1:
         raise UserError(f"--steps is {args.steps}; it must be at least 1.")
+    if args.json:
+        require_writable(args.json)
     files = DefaultParseValue(args.config_file)
     files = list(files) if isinstance(files, (list, tuple)) else files
     overrides = _overrides(args.more, DefaultParseValue)

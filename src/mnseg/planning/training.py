@@ -11,9 +11,11 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from mnseg.data.datalist import SPLITS, load_datalist
 from mnseg.errors import UserError
+from mnseg.files import read_json
 from mnseg.planning.estimate import kinds_of
 from mnseg.planning.schedule import EpochWork, epochs_of
 from mnseg.planning.steps import Kind
+from mnseg.settings import wrong_settings
 
 __all__ = ["Training", "open_training", "read_training"]
 
@@ -52,11 +54,14 @@ def read_training(config_file: Sequence[str] | str, overrides: Mapping[str, Any]
         overrides: its top-level keys.
 
     Raises:
-        UserError: no labeled scan; a training of another bundle; a config file or a datalist that does not exist.
+        UserError: no labeled scan; a training of another bundle; settings that cannot be meant; a config file or a
+            datalist that does not exist.
     """
     whole = open_training(config_file, overrides).parser
     if "network_2d_def" not in whole:
         raise UserError("only trainings of the bundle mn_cotraining can be planned: name its train.json.")
+    if wrong := list(wrong_settings(whole.get())):
+        raise UserError(" ".join(wrong))
     settings = {key: whole.get_parsed_content(key) for key in SCHEDULE_KEYS}
     datalist = load_datalist(*(whole.get_parsed_content(key) for key in ("data_list_file_path", "dataset_dir")))
     hidden = sum("hidden_label" in item for item in datalist.get("unlabeled", []))
@@ -81,9 +86,13 @@ def open_training(config_file: Sequence[str] | str, overrides: Mapping[str, Any]
     """The workflow of a training's config, not initialized; arguments as in ``read_training``.
 
     Raises:
-        UserError: for a config file that does not exist.
+        UserError: for a config file that does not exist, or is no JSON.
     """
     for path in [config_file] if isinstance(config_file, str) else config_file:
         if not Path(path).is_file():
             raise UserError(f"{path} does not exist: name train.json and its overlays.")
+        if Path(path).suffix == ".json":
+            read_json(path, "the config")
+        elif Path(path).suffix not in (".yaml", ".yml"):
+            raise UserError(f"{path} is no config: name train.json and its overlays.")
     return ConfigWorkflow(config_file, workflow_type="train", logging_file=False, **overrides)

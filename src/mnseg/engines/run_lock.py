@@ -1,0 +1,58 @@
+"""One training a folder: a second one would write over the first one's files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import ClassVar
+
+from mnseg.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["RunLock"]
+
+
+class RunLock:
+    """Holds a folder for this process until ``release``, or until the process ends, however it ends.
+
+    The folder itself is locked (``flock``), so that no file is left behind. Where the system has no such locks
+    (Windows, some network file systems) nothing is held. A process may hold a folder as often as it likes: one training
+    of it that broke off does not keep out the next.
+    """
+
+    _held: ClassVar[dict[Path, int]] = {}
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).absolute()
+
+    def hold(self) -> None:
+        """Take the folder, which is made where it does not exist.
+
+        Raises:
+            UserError: another training holds it.
+        """
+        if self.folder in self._held or fcntl is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise UserError(
+                    f"{self.folder} belongs to a training that still runs: wait for it, end it, or set run_dir to a "
+                    "new folder."
+                ) from None
+        else:
+            self._held[self.folder] = descriptor
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        if (descriptor := self._held.pop(self.folder, None)) is not None:
+            os.close(descriptor)
