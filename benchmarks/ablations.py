@@ -37,7 +37,7 @@ from tables import markdown, no_distance, over_seeds, per_case, seed_difference,
 from mnseg.arguments import positive
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.errors import UserError
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, require_writable
 
 # Row: what it is, and its Dice on LA with 8 labels in the paper, where it is one of Table 4's.
 ROWS = {
@@ -237,6 +237,8 @@ def plot(results: Results, network: str, path: Path) -> None:
 def prepare(args: argparse.Namespace) -> None:
     """Fill in what ``rows`` and ``measure`` ask of the arguments; make the scale's data where it can be made."""
     scale = SCALES[args.scale]
+    if args.bring_home:
+        require_writable(args.bring_home / "g.pt")
     own = f"ablations_{args.scale}" + (f"_{args.labels}_labels" if args.labels else "")
     args.out = (args.out or ROOT / "runs" / own).absolute()
     labels = args.labels or scale.labels

@@ -24,7 +24,7 @@ from tables import class_table, difference_table, main_table
 from mnseg.arguments import positive
 from mnseg.data.datalist import load_datalist
 from mnseg.errors import UserError
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, require_writable
 
 DEFAULT_ROWS = ["supervised", "mn", "random_f", "uniform"]
 
@@ -78,6 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is not finished, then print the tables. Returns the exit code."""
+    if args.markdown:
+        require_writable(args.markdown)
     args.folder = (args.data / args.dataset).absolute()
     if not (args.folder / "images").is_dir():
         raise UserError(f"{args.folder / 'images'} does not exist: --data names the folder that holds {args.dataset}/.")

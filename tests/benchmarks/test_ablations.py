@@ -191,6 +191,16 @@ def test_none_of_what_must_be_at_least_one_is_refused(option, capsys):
         assert f"argument {option}: '{number}' is not a whole number of at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--out", "--bring-home"])
+def test_a_file_in_a_folders_place_is_said_before_anything_is_trained(option, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        main(["--scale", "tiny", "--rows", "mn", "--out", str(tmp_path / "out"), option, str(tmp_path / "file")])
+    out, error = capsys.readouterr()
+    assert str(tmp_path / "file") in error and error.startswith("ablations.py: ") and error.count("\n") == 1
+    assert "training" not in out
+
+
 def test_a_row_named_twice_is_trained_once():
     assert rows_of(SCALES["tiny"], ["mn", "supervised", "mn"]) == ["mn", "supervised"]
 

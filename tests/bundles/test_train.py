@@ -244,6 +244,8 @@ def test_false_as_text_is_refused(data, tmp_path):
         ({"dataset_dir": "/nowhere"}, "/nowhere/datalist.json does not exist"),
         ({"class_names": ["background", "organ"]}, "labeled_000.nii.gz has values outside 0..1: 2, 3"),
         ({"model_2d": "/nowhere/model"}, "/nowhere/model"),
+        ({"run_dir": f"{__file__}/run"}, f"{__file__}/run/model.json cannot be written: {__file__} is not a folder."),
+        ({"ckpt_dir": f"{__file__}/models"}, f"{__file__}/models/checkpoint.pt cannot be written"),
     ],
 )
 def test_bad_settings_are_named(data, tmp_path, change, words):
