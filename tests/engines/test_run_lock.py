@@ -62,6 +62,11 @@ def test_it_is_released_and_leaves_no_file(tmp_path, hold):
         hold(folder)
     lock.release()
     lock.release()
+    assert not folder.exists()
+    folder.mkdir()
+    lock.hold()
+    lock.release()
+    assert folder.exists(), "not made for the lock"
     hold(folder)
 
 

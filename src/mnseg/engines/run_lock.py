@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -29,6 +30,7 @@ class RunLock:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
+        self._made = False
 
     def hold(self) -> None:
         """Take the folder, which is made where it does not exist.
@@ -38,6 +40,7 @@ class RunLock:
         """
         if self.folder in self._held or fcntl is None:
             return
+        self._made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
@@ -53,6 +56,9 @@ class RunLock:
             self._held[self.folder] = descriptor
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Let others have the folder; one that was made for the lock alone goes."""
         if (descriptor := self._held.pop(self.folder, None)) is not None:
+            if self._made:
+                with contextlib.suppress(OSError):  # there is something in it
+                    self.folder.rmdir()
             os.close(descriptor)
