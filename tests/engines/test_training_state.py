@@ -90,8 +90,8 @@ def test_other_settings_are_refused_and_named(co_training, tmp_path):
 @pytest.mark.parametrize(("then", "now", "refused"), [
     ({"learning_rate_final": 0.0, "gamma": [0.8, 1.2]}, {"learning_rate_final": 0, "gamma": (0.8, 1.2)}, ""),
     ({"gamma": [0.8, 1.2]}, {"gamma": [0.8, 1.25]}, "gamma"),
-    ({"micro_batch_size": None}, {"micro_batch_size": 1}, "micro_batch_size"),
-    ({}, {"micro_batch_size": 1}, "micro_batch_size not set then, 1 now"),
+    ({"mix_share": None}, {"mix_share": 0.5}, "mix_share"),
+    ({}, {"mix_share": 0.5}, "mix_share not set then, 0.5 now"),
     ({}, {"optimizer_def": '{"_target_": "torch.optim.AdamW"}'}, ""),  # an older checkpoint says nothing about it
     ({"optimizer_def": f"{'x' * 90} betas 1, {'y' * 90}"}, {"optimizer_def": f"{'x' * 90} betas 2, {'y' * 90}"},
      r"optimizer_def \.\.\.x{13} betas 1, y{37}\.\.\. then, \.\.\.x{13} betas 2, y{37}\.\.\. now"),
