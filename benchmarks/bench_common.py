@@ -56,9 +56,11 @@ def device_of(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise UserError(f"--device {name} is no device: give cpu or cuda.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}, but torch sees no GPU here: use --device cpu, or install a CUDA build.")
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is no device: give cpu or cuda.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}, but torch sees no such GPU here: use --device cpu, or install a CUDA build.")
     return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
 
 

@@ -29,7 +29,7 @@ from tables import markdown, no_distance, over_seeds, per_case, seed_difference,
 from mnseg.arguments import positive
 from mnseg.data.importers.run import import_dataset
 from mnseg.errors import UserError
-from mnseg.files import atomic_write
+from mnseg.files import atomic_write, require_writable
 from mnseg.reports.history import read_history, series
 
 CONFIGS = ROOT / "bundles" / "sam_mining" / "configs"
@@ -183,7 +183,9 @@ def run(args: argparse.Namespace) -> int:
     """Train what is not finished, seed by seed, then print the tables. Returns the exit code."""
     args.folder, args.out = (args.data / "kvasir").absolute(), (args.out or ROOT / "runs" / "kvasir").absolute()
     torch.set_num_threads(args.threads)
-    rows = rows_of(args.shares, args.schedules)
+    if args.markdown:
+        require_writable(args.markdown)
+    rows, args.seeds = list(dict.fromkeys(rows_of(args.shares, args.schedules))), list(dict.fromkeys(args.seeds))
     for row in rows:
         data_of(row, args)
     jobs = [(row, seed, row.run_dir(args.out, seed)) for seed in args.seeds for row in rows]

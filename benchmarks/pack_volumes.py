@@ -100,6 +100,7 @@ def _pack_one(path: Path) -> tuple[bytes, dict[str, Any]]:
     try:
         image = nib.load(path)
         voxels = np.asarray(image.dataobj)
+        units = image.header.get_xyzt_units() if isinstance(image, nib.Nifti1Image) else None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: correct the datalist.") from None
     except Exception as error:  # of nibabel, gzip, zlib, numpy
@@ -107,12 +108,14 @@ def _pack_one(path: Path) -> tuple[bytes, dict[str, Any]]:
         raise UserError(f"{path} cannot be read ({reason}): only NIfTI files can be packed.") from error
     if not isinstance(image, nib.Nifti1Image):
         raise UserError(f"{path} is a {type(image).__name__}: only NIfTI files can be packed.")
-    if voxels.dtype.kind not in "ui":
+    if voxels.dtype.kind not in "uif":
+        raise UserError(f"{path} has voxels of type {voxels.dtype}: only integers can be packed.")
+    if voxels.dtype.kind == "f":
         voxels = _as_integers(voxels, path)
     content, head = encode(voxels)
     if (decode(content, head) != voxels).any():
         raise AssertionError(f"{path} did not come back")
-    header = {"units": image.header.get_xyzt_units(), "codes": [int(image.header[f"{form}form_code"]) for form in "qs"]}
+    header = {"units": units, "codes": [int(image.header[f"{form}form_code"]) for form in "qs"]}
     return content, head | {"affine": image.affine.tolist(), **header}
 
 

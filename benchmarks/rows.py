@@ -44,20 +44,21 @@ _ending = threading.Event()
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """A comparison that is terminated ends its trainings, too; the same command goes on behind their checkpoints."""
+    """A comparison that is ended ends its trainings, too; the same command goes on behind their checkpoints."""
 
-    def end(*_: Any) -> None:
+    def end(number: int, _: Any) -> None:
         _ending.set()
         for process in list(_running):
             process.terminate()
-        raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     _ending.clear()
-    previous = signal.signal(signal.SIGTERM, end)
+    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def find_recipe(name: str | Path) -> str:
@@ -148,7 +149,8 @@ def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespa
     ``args.until``, where it exists and is no None, is the time (``time.monotonic``) at which it is stopped.
     """
     until, model = getattr(args, "until", None), run_dir / "models" / "model.pt"
-    record = _record_of(run_dir, command, overrides_of(words_of(args.extra)))
+    extra = json.loads(json.dumps(overrides_of(words_of(args.extra))))  # as the record will have it
+    record = _record_of(run_dir, command, extra)
     if model.exists():
         print(f"{row}: finished before", flush=True)
         return 0
@@ -162,6 +164,7 @@ def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespa
     _write_json(record | {"running": True}, run_dir / "benchmark.json")
     print(f"{row}: training, log in {run_dir / 'train.log'}", flush=True)
     with (run_dir / "train.log").open("a") as log:
+        before = log.tell()
         attempt = _run_timed(command, args.threads, log, until)
     record["attempts"].append(attempt)
     record.pop("running", None)
@@ -173,7 +176,8 @@ def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespa
     if until is not None and time.monotonic() >= until:
         print(f"{row}: {'finished' if model.exists() else 'stopped, goes on next time,'} {after}", flush=True)
         return 0
-    print(f"{row}: exit code {code} {after}" + (f" ({_last_line(run_dir / 'train.log')})" if code else ""), flush=True)
+    why = f" ({_why(run_dir / 'train.log', before)})" if code else ""
+    print(f"{row}: exit code {code} {after}{why}", flush=True)
     return code
 
 
@@ -192,9 +196,11 @@ def _write_json(content: Any, path: Path) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
-    return next((line for line in reversed(lines) if line), "nothing in its log")[:300]
+def _why(log: Path, start: int) -> str:
+    """Of what was written behind ``start``: the last sentence of mnseg, else the last line."""
+    text = log.read_bytes()[start:].decode(errors="replace").replace("\r", "\n")
+    lines = [line for line in map(str.strip, text.splitlines()) if line] or ["nothing in its log"]
+    return ([line for line in lines if line.startswith("mnseg: ")] or lines)[-1][:300]
 
 
 def _run_timed(command: list[str], threads: int, log: Any, until: float | None = None) -> dict[str, Any]:
@@ -203,6 +209,8 @@ def _run_timed(command: list[str], threads: int, log: Any, until: float | None =
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
     _running.add(process)
+    if _ending.is_set():  # since this row was asked for
+        process.terminate()
     clock = threading.Timer(0 if until is None else max(until - time.monotonic(), 0), process.terminate)
     try:
         if until is not None:

@@ -97,10 +97,20 @@ def _with_hint(key: str, known: Iterable[str]) -> str:
     return f"'{key}' (did you mean '{near[0]}'?)" if near else f"'{key}'"
 
 
-def config_text(key: str) -> str:
-    """A key of the running config as it is written, for the settings that a continued run must share."""
+def config_text(key: str, *without: str) -> str:
+    """A key of the running config as it is written, for the settings that a continued run must share.
+
+    Args:
+        key: of the config.
+        without: keys of its content that may differ, or are compared elsewhere.
+    """
     parser = _calling(ConfigParser)
-    return "" if parser is None else json.dumps(parser.get(key))
+    if parser is None:
+        return ""
+    content = parser.get(key)
+    if without and isinstance(content, dict):
+        content = {name: value for name, value in content.items() if name not in without}
+    return json.dumps(content)
 
 
 def model_overlay(weights: str | None = None) -> dict[str, Any]:

@@ -77,6 +77,9 @@ def test_what_cannot_be_packed_is_named(tmp_path, capsys):
     for damage, words in ((b"junk", "cannot be read"), (image.read_bytes()[:600], "cannot be read")):
         image.write_bytes(damage)
         assert words in (error := refused(["pack", path, archive], capsys)) and str(image) in error
+    for kind in ("complex64", [("R", "u1"), ("G", "u1"), ("B", "u1")]):
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), kind), np.eye(4)), image)
+        assert f"{image} has voxels of type" in refused(["pack", path, archive], capsys)
     image.unlink()
     assert f"{image} does not exist" in refused(["pack", path, archive], capsys)
     assert not archive.exists()

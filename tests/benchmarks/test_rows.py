@@ -11,6 +11,9 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+import ablations
+import compare
+import knowledge_mining
 import pytest
 import rows
 
@@ -99,6 +102,19 @@ with rows.ending_together(), ThreadPoolExecutor(1) as pool:
     (attempt,) = json.loads((tmp_path / "first" / "benchmark.json").read_text())["attempts"]
     assert attempt["exit_code"] == -signal.SIGTERM
     assert not (tmp_path / "second" / "train.log").exists()
+
+
+@pytest.mark.parametrize("script, argv", [
+    (ablations, ["--scale", "tiny"]), (compare, ["la", "--data", "x"]), (knowledge_mining, ["--data", "x"]),
+])  # fmt: skip
+def test_the_comparisons_end_together(script, argv, monkeypatch):
+    before, seen = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)], []
+    monkeypatch.setattr(script, "quiet", lambda: None)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    monkeypatch.setattr(script, "run", lambda _: seen.extend(map(signal.getsignal, numbers)) or 0)
+    assert script.main(argv) == 0
+    assert all(handler.__qualname__ == "ending_together.<locals>.end" for handler in seen) and len(seen) == 2
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_a_recipe_is_looked_for_here_and_in_the_repository(tmp_path, monkeypatch):

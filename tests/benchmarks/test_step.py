@@ -40,6 +40,8 @@ def test_bad_options_are_one_sentence(tmp_path, capsys):
         (["--threads", "-1"], "argument --threads: '-1' is not a whole number"),
         (["--set", "batch_size"], "step.py: 'batch_size' is no override"),
         (["--device", "foo"], "step.py: --device foo is no device"),
+        (["--device", "meta"], "step.py: --device meta is no device"),
+        (["--device", "cuda:99"], "step.py: --device cuda:99, but torch sees no such GPU here"),
         (["--json", str(tmp_path)], f"step.py: {tmp_path} is a folder"),
         (["--datalist", str(tmp_path / "empty.json")], f"step.py: {tmp_path / 'empty.json'} has no labeled scan"),
     ):

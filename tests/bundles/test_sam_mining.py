@@ -140,6 +140,9 @@ def test_another_large_model_does_not_continue_a_run(trained, data, tmp_path):
 def test_other_settings_do_not_continue_a_run_but_thresholds_may(trained, data):
     message = refusal("train.json", settings(data, trained, pseudo_weight=0.5))
     assert "pseudo_weight 1.0 then, 0.5 now" in message
+    for key, value in {"optimizer#betas": [0.5, 0.9], "augmentation#transforms": []}.items():
+        message = refusal("train.json", settings(data, trained, **{key: value}))
+        assert f"{key.partition('#')[0]}_def " in message
     run("train.json", settings(data, trained, min_predicted_iou=0.1))
 
 
@@ -195,6 +198,11 @@ def test_bad_data_is_one_sentence_and_nothing_is_written(data, tmp_path, change,
 def test_bad_settings_are_named(data, tmp_path, more, words):
     assert words in refusal("train.json", settings(data, tmp_path / "run", cache_rate=0.0, **more))
     assert not (tmp_path / "run" / "models").exists()
+
+
+def test_a_run_dir_that_cannot_be_written_is_said_at_the_start(data):
+    message = refusal("train.json", settings(data, Path(__file__) / "run"))
+    assert f"{__file__}/run/model.json cannot be written: {__file__} is not a folder." in message
 
 
 def test_all_masks_rejected_stops_with_counts_and_the_threshold(data, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,6 +197,30 @@ def test_repeating_a_finished_run_changes_nothing(unbroken, data):
 def test_other_settings_do_not_continue_a_run(unbroken, data):
     message = refusal(settings(data, unbroken.run_dir, batch_size=5))
     assert "batch_size 4 then, 5 now" in message and str(unbroken.run_dir) in message and "run_dir" in message
+
+
+@pytest.mark.parametrize(("key", "value", "name"), [
+    ("optimizer#betas", [0.5, 0.9], "optimizer_def"),
+    ("optimizer_2d#_target_", "torch.optim.Adam", "optimizer_2d_def"),
+    ("augmentation#transforms#1#prob", 0.5, "augmentation_def"),
+    ("train#trainer#teacher_3d", "$@network.eval()", "teacher_3d_def"),
+])  # fmt: skip
+def test_other_definitions_do_not_continue_a_run(unbroken, data, key, value, name):
+    assert f"{name} " in refusal(settings(data, unbroken.run_dir, **{key: value}))
+
+
+@pytest.mark.parametrize("key", ["run_dir", "ckpt_dir"])
+def test_two_trainings_do_not_share_a_folder(data, tmp_path, key):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    program = ("import sys; from mnseg.engines.run_lock import RunLock; RunLock(sys.argv[1]).hold(); "
+               "print(flush=True); sys.stdin.read()")  # fmt: skip
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        message = refusal(settings(data, tmp_path / "run") | {key: str(folder)})
+    assert f"{folder} belongs to a training that still runs" in message
+    assert list(folder.iterdir()) == []
 
 
 def test_the_trained_model_is_evaluated_with_what_the_run_wrote(unbroken, data):

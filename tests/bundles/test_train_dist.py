@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import SwinConfig
 
 from mnseg.data.phantom import write_phantom_dataset
 
@@ -78,7 +79,11 @@ def complete(command: str, folder: Path) -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("work")
-    result = complete(prepare(folder), folder)
+    # Of the 2D networks one with parameters that no output depends on.
+    SwinConfig(image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4).save_pretrained(
+        folder / "swin"
+    )
+    result = complete(prepare(folder, model_2d="swin"), folder)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return SimpleNamespace(folder=folder, run=folder / "runs" / "mn", text=result.stdout + result.stderr)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -68,6 +70,52 @@ def test_it_is_released_and_leaves_no_file(tmp_path, hold):
     lock.release()
     assert folder.exists(), "not made for the lock"
     hold(folder)
+
+
+@pytest.mark.parametrize("ends", ["killed", "released"])
+def test_a_worker_that_was_forked_meanwhile_holds_nothing(tmp_path, ends):
+    """A DataLoader's workers live on for seconds when their training is killed."""
+    program = f"""
+import multiprocessing, os, sys, time
+from mnseg.engines.run_lock import RunLock
+
+lock = RunLock(sys.argv[1])
+lock.hold()
+worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+worker.start()
+print(worker.pid, flush=True)
+lock.release() if {ends == "released"} else None
+print("released", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    try:
+        assert process.stdout.readline() == "released\n"
+        if ends == "killed":
+            process.kill()
+            process.wait()
+        RunLock(tmp_path).hold()
+        RunLock(tmp_path).release()
+        os.kill(worker, 0)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        process.kill()
+        for end in (process.stdin, process.stdout):
+            end.close()
+        process.wait()
+
+
+def test_a_folder_has_one_lock_by_whatever_name(tmp_path, hold):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    RunLock(tmp_path / "folder").hold()
+    RunLock(tmp_path / "link").hold()
+    RunLock(tmp_path / "link").release()
+    hold(tmp_path / "link")
+    with pytest.raises(UserError, match="still runs"):
+        RunLock(tmp_path / "folder").hold()
 
 
 def test_where_the_file_system_has_no_locks_nothing_is_held(tmp_path, monkeypatch):

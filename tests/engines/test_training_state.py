@@ -90,6 +90,8 @@ def test_other_settings_are_refused_and_named(co_training, tmp_path):
 @pytest.mark.parametrize(("then", "now", "refused"), [
     ({"learning_rate_final": 0.0, "gamma": [0.8, 1.2]}, {"learning_rate_final": 0, "gamma": (0.8, 1.2)}, ""),
     ({"gamma": [0.8, 1.2]}, {"gamma": [0.8, 1.25]}, "gamma"),
+    ({"loss": '{"a": 0.0, "b": true}'}, {"loss": '{"b": true, "a": 0}'}, ""),
+    ({"model_2d": "1e5"}, {"model_2d": "100000"}, "model_2d"),
     ({"mix_share": None}, {"mix_share": 0.5}, "mix_share"),
     ({}, {"mix_share": 0.5}, "mix_share not set then, 0.5 now"),
     ({}, {"optimizer_def": '{"_target_": "torch.optim.AdamW"}'}, ""),  # an older checkpoint says nothing about it

@@ -5,6 +5,7 @@ import torch
 from ignite.engine import Events
 
 from mnseg.engines import NonFiniteLossError
+from mnseg.engines.run_lock import RunLock
 from mnseg.engines.training_state import TrainingState
 from mnseg.handlers import CheckpointHandler, ResumeHandler
 
@@ -48,6 +49,16 @@ def test_resume_goes_on_behind_the_checkpoint(make_engine, run, state):
     second.add_event_handler(Events.EPOCH_COMPLETED, lambda e: seen.append((e.state.epoch, e.state.iteration)))
     run(second, 6)
     assert seen == [(5, 10), (6, 12)]
+
+
+def test_the_folders_are_held_until_the_last_handler_has_written(make_engine, run, state):
+    engine, handler = make_engine(), ResumeHandler(state, run_dir=state.path.parent / "run")
+    handler.attach(engine)
+    held = []
+    engine.add_event_handler(Events.COMPLETED, lambda _: held.extend(RunLock._held))
+    run(engine, 1)
+    assert set(held) >= {state.path.parent, state.path.parent / "run"}
+    assert not {state.path.parent, state.path.parent / "run"} & RunLock._held.keys()
 
 
 def test_resume_off_or_nothing_there(make_engine, run, state):

@@ -74,9 +74,9 @@ def divided(process: int) -> dict:
     calls: list = []
     with pytest.raises(UserError, match="the datalist is not sound"):
         from_main_process(fail_on_main, calls)
-    missing = SimpleNamespace(path=SimpleNamespace(exists=lambda: process == 0, parent=tempfile.gettempdir()))
+    missing = SimpleNamespace(path=SimpleNamespace(exists=lambda: process == 0, parent=tempfile.mkdtemp()))
     with pytest.raises(UserError, match="is not there for all processes: set run_dir"):
-        ResumeHandler(missing)(None)
+        ResumeHandler(missing)(Engine(lambda *_: None))
     writers = (CheckpointHandler, HistoryHandler, ModelOverlayHandler, ProgressHandler, SaveModelHandler)
     handlers = [kind.__new__(kind) for kind in (*writers, ResumeHandler, CoValidationHandler)]
     return {

@@ -61,8 +61,11 @@ class Pooled(nn.Module):
 
 
 @pytest.mark.parametrize("was_training", [True, False])
-def test_one_slice_at_a_time_is_refused_in_a_sentence(was_training):
+def test_one_slice_at_a_time_is_refused_where_it_cannot_be_measured(was_training):
     scans = [torch.randn(1, 1, 32, 32, 6)]
+    wide = SliceNetwork(nn.BatchNorm2d(3), 3, chunk_size=1).train(was_training)
+    assert recalibrate_batch_norm(wide, scans) == 1
+    assert wide.network_2d.num_batches_tracked == 6, "statistics over many pixels can be taken"
     network = SliceNetwork(Pooled(), 3, chunk_size=1).train(was_training)
     with pytest.raises(UserError, match="set slice_chunk to at least 2, or recalibrate_batches to 0"):
         recalibrate_batch_norm(network, scans)

@@ -58,3 +58,6 @@ def test_what_is_left_over_is_found():
     network.unused.requires_grad_(False)
     assert not has_unreached_parameters(network, 1, PATCH)
     assert has_unreached_parameters(Undecided(), 1, PATCH), "where it cannot be told"
+    normed = nn.utils.weight_norm(nn.Conv3d(1, 2, 1))
+    normed(torch.rand(1, 1, *PATCH))
+    assert has_unreached_parameters(normed, 1, PATCH), "where it cannot be copied"

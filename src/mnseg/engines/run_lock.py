@@ -22,14 +22,14 @@ class RunLock:
     """Holds a folder for this process until ``release``, or until the process ends, however it ends.
 
     The folder itself is locked (``flock``), so that no file is left behind. Where the system has no such locks
-    (Windows, some network file systems) nothing is held. A process may hold a folder as often as it likes: one training
-    of it that broke off does not keep out the next.
+    (Windows, some network file systems) nothing is held. A process may hold a folder as often as it likes, until the
+    first ``release``: one training of it that broke off does not keep out the next.
     """
 
     _held: ClassVar[dict[Path, int]] = {}
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).absolute()
+        self.folder = Path(os.path.realpath(folder))
         self._made = False
 
     def hold(self) -> None:
@@ -61,4 +61,16 @@ class RunLock:
             if self._made:
                 with contextlib.suppress(OSError):  # there is something in it
                     self.folder.rmdir()
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing would leave it to what was forked meanwhile
             os.close(descriptor)
+
+    @classmethod
+    def _forked(cls) -> None:
+        """A worker process outlives a killed training for seconds, and must not hold its folder."""
+        for descriptor in cls._held.values():
+            os.close(descriptor)
+        cls._held.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=RunLock._forked)

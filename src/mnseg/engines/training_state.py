@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ FORMAT = 1
 EXCHANGEABLE = {"None", "auto", "bfloat16"}
 # Older checkpoints say nothing of these; without all others that they lack they were trained.
 LATER = {"augmentation_def", "optimizer_def", "optimizer_2d_def", "teacher_3d_def"}
+NAMES = {"model_2d", "warm_start"}
 ENGINE_VALUES = ("epoch", "iteration", "unlabeled_seen", "best_metric", "best_metric_epoch")
 
 
@@ -115,11 +117,15 @@ class TrainingState:
 
 
 def _mean_the_same(name: str, one: str, other: str) -> bool:
-    """An overlay may write 0 for 0.0, and a command's tuple is a config's list."""
+    """An overlay may write 0 for 0.0, and a command's tuple is a config's list; a model's name is no number."""
+    if name in NAMES:
+        return one == other
     return _value(one) == _value(other) or (name == "amp_dtype" and {one, other} <= EXCHANGEABLE)
 
 
 def _value(text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
     try:
         return json.loads(json.dumps(ast.literal_eval(text)))
     except (TypeError, ValueError, SyntaxError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ignite.engine import Engine, Events
 
 from mnseg.distributed import gather, rank
@@ -15,30 +17,42 @@ __all__ = ["ResumeHandler"]
 class ResumeHandler:
     """Load the newest checkpoint, if there is one, when the trainer starts. Attach it first.
 
-    While the trainer runs, its folder is held: a second training there is refused.
+    While the trainer runs, its folders are held: a second training there is refused.
 
     Args:
         training_state: where the checkpoint lies and what it holds.
         enabled: False: start over; the old checkpoint is replaced when the first new one is saved.
+        run_dir: folder of the run, where it is not the checkpoint's; held, too.
 
     Raises:
         UserError: when some of several processes do not see the checkpoint, or another training runs in its folder.
     """
 
-    def __init__(self, training_state: TrainingState, enabled: bool = True) -> None:
+    def __init__(
+        self, training_state: TrainingState, enabled: bool = True, run_dir: str | Path | None = None
+    ) -> None:
         self.training_state = training_state
         self.enabled = enabled
-        self.lock = RunLock(training_state.path.parent)
+        folders = [training_state.path.parent] if run_dir is None else [run_dir, training_state.path.parent]
+        self.locks = [RunLock(folder) for folder in folders]
 
     def attach(self, engine: Engine) -> None:
         """Attach to a ``CoTrainer``."""
         engine.add_event_handler(Events.STARTED, self)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self.lock.release())
-        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda _, error: self.lock.release())
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.release)
+
+    def release(self, engine: Engine, error: BaseException | None = None) -> None:
+        """Let other trainings have the folders."""
+        for lock in reversed(self.locks):
+            lock.release()
 
     def __call__(self, engine: Engine) -> None:
         if rank() == 0:
-            self.lock.hold()
+            for lock in self.locks:
+                lock.hold()
+        # Attached last, when the trainer starts: other handlers write their files before.
+        if not engine.has_event_handler(self.release, Events.COMPLETED):
+            engine.add_event_handler(Events.COMPLETED, self.release)
         found = self.enabled and self.training_state.path.exists()
         if len(set(gather(found))) > 1:
             raise UserError(

@@ -28,7 +28,7 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> int
         Number of batch norms that were measured.
 
     Raises:
-        UserError: nothing was measured: the network saw one slice at a time, of which no statistics are taken.
+        UserError: the network saw one slice at a time, of whose pooled features no statistics can be taken.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
@@ -43,13 +43,15 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> int
     try:
         for batch in batches:
             network(batch)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "the 2D network's batch norms cannot be measured on one slice at a time: set slice_chunk to at least 2, or "
+            "recalibrate_batches to 0."
+        ) from error
     finally:
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
         network.eval().train(was_training)
-    if not any(m.num_batches_tracked for m in norms):
-        raise UserError(
-            "the 2D network's batch norms cannot be measured on one slice at a time: set slice_chunk to at least 2, or "
-            "recalibrate_batches to 0."
-        )
     return len(norms)

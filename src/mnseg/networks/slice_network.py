@@ -155,7 +155,7 @@ class SliceNetwork(nn.Module):
         x, used = self._fit(slices.float())
         x = x * self.input_gain + self.input_offset  # a grey slice becomes three channels here
         # Pooled batch norms cannot take statistics of a single slice.
-        lone = _batch_norm_eval(self.network_2d) if len(x) == 1 else contextlib.nullcontext()
+        lone = _batch_norm_eval(self.network_2d) if len(x) == 1 and self.training else contextlib.nullcontext()
         with lone:
             out = self.network_2d(x)
         logits = (out.logits if hasattr(out, "logits") else out).float()

@@ -25,11 +25,10 @@ def has_unreached_parameters(network: nn.Module, in_channels: int, patch_size: S
     Returns:
         True also where torch cannot tell without data.
     """
-    probe = copy.deepcopy(network).to("meta").train()
-    parameters = [parameter for parameter in probe.parameters() if parameter.requires_grad]
-    patch = torch.empty(1, in_channels, *patch_size, device="meta")
     try:
-        output = probe(patch)
+        probe = copy.deepcopy(network).to("meta").train()
+        parameters = [parameter for parameter in probe.parameters() if parameter.requires_grad]
+        output = probe(torch.empty(1, in_channels, *patch_size, device="meta"))
         gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
     except Exception:
         return True
