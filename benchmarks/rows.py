@@ -27,7 +27,7 @@ from mnseg.reports.history import read_history
 
 __all__ = [
     "ABLATIONS", "ablation_of", "cost", "ending_together", "find_recipe", "run_once", "train_all", "train_command",
-    "train_row",
+    "train_row", "words_of",
 ]  # fmt: skip
 
 ABLATIONS = {
