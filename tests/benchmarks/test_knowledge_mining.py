@@ -56,3 +56,15 @@ def test_the_value_table_names_mined_masks_and_cost(tmp_path, monkeypatch):
     cells = [cell.strip() for cell in text.splitlines()[-1].strip("| ").split("|")]
     assert cells == ["130 (50 %)", "one-time", "1", "60.00 ± 14.14", "30.00 ± 7.07", "-", "2", "60.0", "50, 62.5",
                      "1000", "2.0 min", "1.5 min"]  # fmt: skip
+
+
+def test_what_is_named_twice_is_trained_once(tmp_path, monkeypatch, capsys):
+    """Two trainings in one folder would refuse each other."""
+    trained = []
+    monkeypatch.setattr(knowledge_mining, "data_of", lambda *_: None)
+    monkeypatch.setattr(knowledge_mining, "run_once", lambda name, *_: trained.append(name) or 0)
+    twice = ["--shares", "50", "50", "--seeds", "1", "1", "--schedules", "one_time"]
+    with pytest.raises(SystemExit):
+        knowledge_mining.main(["--data", str(tmp_path), "--out", str(tmp_path), *twice])
+    assert sorted(trained) == ["100_supervised, seed 1", "50_one_time, seed 1"]
+    assert "No run has finished" in capsys.readouterr().err
