@@ -287,7 +287,7 @@ def test_evaluate_and_inference_share_their_defaults():
         ConfigParser.load_config_file(CONFIGS / f"{n}.json") for n in ("evaluate", "inference")
     )
     own = {"preprocessing", "dataset", "postprocessing", "handlers", "evaluator", "initialize", "run",
-           "invert_probabilities", "faults"}  # fmt: skip
+           "invert_probabilities", "faults", "name_formatter"}  # fmt: skip
     shared = (set(evaluate_json) & set(inference_json)) - own
     assert {"bundle_root", "intensity", "network_def", "spacing", "inferer", "nifti_writer"} <= shared
     assert {k for k in shared if evaluate_json[k] != inference_json[k]} == set()

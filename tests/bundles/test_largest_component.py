@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     scans.mkdir()
     mask, kept = pieces()
     image = mask.astype(np.float32)
-    for name, data in {"image": image, "label": kept, "empty": np.zeros_like(image)}.items():
+    for name, data in {"image": image, "label": kept, "empty": 0.1 * image}.items():
         nib.save(nib.Nifti1Image(data, np.diag([-1.0, 1.5, 2.0, 1.0])), scans / f"{name}.nii.gz")
     (scans / "datalist.json").write_text(json.dumps({"testing": [{"image": "image.nii.gz", "label": "label.nii.gz"}]}))
     return tmp_path

@@ -3,13 +3,12 @@
 Run by path from inference.json and evaluate.json. Needs torch only.
 """
 
-import json
 import logging
 import os
 import sys
 from collections import Counter
+from fnmatch import fnmatch
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 
@@ -30,6 +29,28 @@ def require_scans(files, faults, listed, skip_unreadable, folder, pattern):
         )
     if faults:
         logger.warning("%d of %d scans are left out: %s", len(faults), len(files), listed(faults))
+
+
+def require_settings(device, overlap, sw_batch_size, **switches):
+    """What MONAI would take for something else, or refuse in many lines: `--switch no` is a text, and would be on."""
+    for key, value in switches.items():
+        if not isinstance(value, bool):
+            sys.exit(f"{key} is {value!r}: write --{key} True or --{key} False")
+    overlaps = overlap if isinstance(overlap, (list, tuple)) else [overlap]
+    if not all(isinstance(part, (int, float)) and 0 <= part < 1 for part in overlaps):
+        sys.exit(f"overlap is {overlap!r}: it must be a number of at least 0 and below 1")
+    if not isinstance(sw_batch_size, int) or sw_batch_size < 1:
+        sys.exit(f"sw_batch_size is {sw_batch_size!r}: it must be a whole number of at least 1")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # whatever a driver says
+        sys.exit(f"device {device!r} cannot be used ({str(error).strip().splitlines()[0]}): set --device, say to cpu")
+
+
+def require_own_folder(output_dir, folder, pattern):
+    """Masks among the scans would be taken for scans by the next run."""
+    if os.path.realpath(output_dir) == os.path.realpath(folder) and fnmatch("scan_seg.nii.gz", pattern):
+        sys.exit(f"output_dir {output_dir} holds the scans, and the masks would be taken for scans: set --output_dir")
 
 
 def require_different_names(names):
@@ -71,6 +92,8 @@ def _misfit(file, network):
 
 
 def require_output(folder):
+    if not isinstance(folder, (str, os.PathLike)):
+        sys.exit(f"output_dir is {folder!r}: it must be the name of a folder")
     try:
         os.makedirs(folder, exist_ok=True)
         why = "" if os.access(folder, os.W_OK) else "not writable"
@@ -86,25 +109,19 @@ def require_component_package(largest_component):
         sys.exit("largest_component needs scikit-image: pip install scikit-image, or leave it false")
 
 
-def require_split(path, split):
-    """A data list with the split to evaluate."""
-    if not os.path.isfile(path):
-        sys.exit(f"no data list at {path}: set --dataset_dir or --data_list_file_path")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        sys.exit(f"the data list {path} is not valid JSON ({error}): repair it")
-    if split not in content:
-        sys.exit(f"{path} has no split {split!r}: set --evaluate_split to one of its keys")
-
-
 def require_cases(cases, items, split, path):
-    """Cases with a label, whose files exist."""
+    """Cases with a label, whose files exist, each with a name of its own."""
     if not cases:
         sys.exit(f"no case of split {split!r} in {path} has a label: nothing can be measured")
     if len(cases) < len(items):
         without = len(items) - len(cases)
         logger.warning("%d of %d cases of split %s have no label and are not evaluated", without, len(items), split)
+    for name, count in Counter(case["case"] for case in cases).items():
+        if count > 1:
+            sys.exit(
+                f"{count} cases of split {split!r} in {path} are called {name}, and their results would be one: give "
+                'their items different "case" values'
+            )
     for case in cases:
         for file in (case["image"], case["label"]):
             if isinstance(file, str) and not os.path.exists(file):

@@ -6,6 +6,7 @@ Run by path from inference.json and evaluate.json. Needs monai and nibabel.
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 import monai
@@ -28,12 +29,18 @@ def nifti_writer(notice):
             return image
 
         def write(self, filename, **kwargs):
-            temporary = Path(filename).with_name(f".partial_{Path(filename).name}")
-            super().write(temporary)
-            os.replace(temporary, filename)
+            _write_whole(Path(filename), f".partial_{Path(filename).name}", super().write)
             logging.getLogger("SaveImage").info("wrote %s", filename)
 
     return StampedNibabelWriter
+
+
+def clear_results(folder):
+    """Remove an earlier evaluation's results: its masks beside the new one's figures would pass for theirs."""
+    own = ("evaluation.json", "metrics.csv", "val_*_raw.csv", "val_*_summary.csv", "field_metrics.csv",
+           "field_summary.json", "predictions/*_pred.nii.gz")  # fmt: skip
+    for path in (path for pattern in own for path in Path(folder).glob(pattern)):
+        path.unlink()
 
 
 def write_record(path, meta, model_file, class_names, **more):
@@ -48,7 +55,18 @@ def write_record(path, meta, model_file, class_names, **more):
         "torch": torch.__version__,
         **more,
     }
-    temporary = Path(path).with_name(f".{Path(path).name}.part")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps(record, indent=2))
-    os.replace(temporary, path)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, f".{path.name}.part", lambda temporary: temporary.write_text(json.dumps(record, indent=2)))
+
+
+def _write_whole(path, temporary_name, write):
+    """Nothing half-written stays, least of all on a full disk."""
+    temporary = path.with_name(temporary_name)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:  # MONAI would try other writers and bury it in a traceback
+        sys.exit(f"{path} cannot be written ({error.strerror or error}): free space, or set --output_dir")
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -3,11 +3,8 @@
 Run by path from evaluate.json. Needs monai.
 """
 
-import json
 import logging
-import os
 import sys
-from pathlib import Path
 
 import torch
 from monai.metrics import DiceMetric
@@ -23,15 +20,17 @@ class PartialDiceMetric(DiceMetric):
         return super()._compute_tensor(y_pred, y).masked_fill(undrawn, torch.nan)
 
 
-def with_ignored(cases, path, class_names, folder):
-    """The cases, "ignored" made a tensor of K booleans; what names no structure is refused."""
-    names = json.loads(Path(path).read_text(encoding="utf-8-sig")).get("class_names") or class_names
+def with_ignored(cases, path, names, class_names):
+    """The cases, "ignored" made a tensor of K booleans; what names no structure is refused.
+
+    ``names`` are those that "ignored" uses, ``class_names`` the model's.
+    """
     result, count = [], 0
     for case in cases:
         rest = {key: value for key, value in case.items() if key != "ignored"}
         entries = case.get("ignored", [])
         entries = [entries] if isinstance(entries, (str, int)) else entries
-        indices = [_index(entry, names, folder) for entry in entries]
+        indices = [_index(entry, names) for entry in entries]
         if not all(index and index < len(class_names) for index in indices):
             sys.exit(
                 f'"ignored" of {case["image"]} in {path} is {case["ignored"]!r}: name structures, each one of '
@@ -45,12 +44,8 @@ def with_ignored(cases, path, class_names, folder):
     return result
 
 
-def _index(entry, names, folder):
-    """MONAI's loader takes every text of an item for a file: a name comes as the path of a file that is not there."""
-    for index, name in enumerate(names):
-        if entry in (index, name, os.path.normpath(os.path.join(folder, name))):
-            return index
-    return None
+def _index(entry, names):
+    return next((index for index, name in enumerate(names) if entry in (index, name)), None)
 
 
 def ignored_to_nan(item):

@@ -19,6 +19,8 @@ SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 NIFTI = SUFFIXES[:2]
 # Of image and label, and of a slice's place in a series: rounding moves them less, half a voxel must be found.
 TOLERANCE_VOXELS = 0.1
+# A scale factor in a label's header may move its values by rounding; interpolation moves them further.
+WHOLE = 1e-3
 
 itk = optional_import("itk")[0]
 inspect_fully, has_mnseg = optional_import("mnseg.data.dicom_series", name="series_fault")
@@ -28,7 +30,8 @@ mnseg_io = optional_import("mnseg.data.volume_io")[0]
 def find_scans(folder, pattern):
     """Volume files and DICOM series folders that match ``folder/pattern``; the folder itself, if it is a series."""
     folder = Path(folder).absolute()
-    return sorted(path for path in (str(folder), *glob(str(Path(escape(str(folder))) / pattern))) if is_scan(path))
+    found = glob(str(Path(escape(str(folder))) / pattern), recursive=True)
+    return sorted(path for path in {str(folder), *(path.rstrip("/") for path in found)} if is_scan(path))
 
 
 def is_scan(path):
@@ -47,12 +50,15 @@ def is_dicom(path):
 def case_of(path):
     """Name of a scan's results: its file's without suffix, its folder's as it is (it may be a UID with dots)."""
     path = Path(path)
-    return path.name if path.is_dir() else Path(path.name.removesuffix(".gz")).stem
+    if path.is_dir():
+        return path.name
+    suffix = max((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), key=len, default=path.suffix)
+    return path.name[: len(path.name) - len(suffix)]
 
 
 def find_faults(files, channels):
     """``{file: what is wrong with it}`` for the scans that cannot be used."""
-    faults = {path: file_fault(path, channels) for path in files}
+    faults = {path: image_fault(path, channels) for path in files}
     _open.cache_clear()  # or the last scans would stay in memory during the run
     return {path: why for path, why in faults.items() if why}
 
@@ -63,7 +69,8 @@ def find_case_faults(cases, channels, num_classes):
     for case in cases:
         image, label = case["image"], case["label"]
         images = [(image, channels)] if isinstance(image, str) else [(path, 1) for path in image]
-        found = {path: why for path, count in [*images, (label, 1)] if (why := file_fault(path, count))}
+        found = {path: image_fault(path, count) for path, count in images} | {label: file_fault(label, 1)}
+        found = {path: why for path, why in found.items() if why}
         faults |= found or {path: why for path, why in [(label, label_fault(images[0][0], label, num_classes))] if why}
     _open.cache_clear()
     return faults
@@ -87,6 +94,16 @@ def _fault_of(find, path):
 
 
 @lru_cache(None)
+def image_fault(path, channels):
+    """A blank scan has no mask: normalized, it is noise. A blank label is one without structures."""
+    return file_fault(path, channels) or _fault_of(lambda: _blank(_voxels(path)), path)
+
+
+def _blank(voxels):
+    return f"is constant, every voxel is {voxels.flat[0]:g}" if voxels.min() == voxels.max() else ""
+
+
+@lru_cache(None)
 def file_fault(path, channels):
     if not Path(path).is_file() and not Path(path).is_dir():  # a pipe would be waited for without end
         return "is a link to nothing, or no regular file"
@@ -101,11 +118,13 @@ def _scan_fault(path, channels):
         return f"is {data.ndim}-D, not 3-D"
     if (data.shape[3:] or (1,)) != (channels,):
         return f"has shape {data.shape}, but {channels} channel(s) of a 3-D scan are expected"
+    if data.dtype.kind not in "biuf":
+        return f"holds {data.dtype} voxels, not plain numbers"
     if not np.isfinite(data).all():
         return "has NaN or infinite voxels"
     if not abs(np.linalg.det(affine)) > 0:
         return "has an affine that cannot be inverted"
-    if path.endswith(NIFTI) and _moves(path, affine, data.shape):
+    if path.lower().endswith(NIFTI) and _moves(path, affine, data.shape):
         return "contradicts itself: its sform has other voxel sizes than its pixdim, and MONAI would go by the qform"
     return ""
 
@@ -126,7 +145,10 @@ def _label_fault(image, label, values, num_classes):
     moved = np.linalg.inv(np.asarray(image.affine)) @ np.asarray(label.affine) - np.eye(4)
     if np.abs(moved[:3] * [*image.shape[:3], 1]).sum(axis=1).max() > TOLERANCE_VOXELS:
         return f"lies elsewhere than its image: the affines differ by more than {TOLERANCE_VOXELS} voxel"
-    wrong = np.setdiff1d(np.rint(values), range(num_classes))
+    whole = np.rint(values)
+    if np.abs(values - whole).max() > WHOLE:
+        return f"has values that are not whole numbers, such as {values.flat[np.abs(values - whole).argmax()]:g}"
+    wrong = np.setdiff1d(whole, range(num_classes))
     return f"has values {wrong[:5].tolist()} outside the {num_classes} classes of class_names" if wrong.size else ""
 
 
@@ -134,14 +156,14 @@ def _label_fault(image, label, values, num_classes):
 def _open(path):
     if has_mnseg and isinstance(path, str):
         return mnseg_io.open_volume(path)
-    return nib.load(path) if isinstance(path, str) and path.endswith(NIFTI) else LoadImage()(path)
+    return nib.load(path) if isinstance(path, str) and path.lower().endswith(NIFTI) else LoadImage()(path)
 
 
 def _voxels(path):
     scan = _open(path)
     if has_mnseg and isinstance(path, str):
         return mnseg_io.read_voxels(scan, path)
-    if hasattr(scan, "dataobj") and path.endswith(".gz"):
+    if hasattr(scan, "dataobj") and path.lower().endswith(".gz"):
         _require_checksum(path)
     return np.asanyarray(scan.dataobj if hasattr(scan, "dataobj") else scan)
 
