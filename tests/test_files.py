@@ -86,6 +86,6 @@ def test_a_full_disk_is_named_as_such(tmp_path, monkeypatch):
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 1457792 vs 1457680")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"model.pt cannot be written: the disk may be full \(\d+ MiB are left\)"):
+    with pytest.raises(UserError, match=r"model.pt cannot be written \(the disk may be full, \d+ MiB are left\)"):
         atomic_save({}, tmp_path / "model.pt")
     assert list(tmp_path.iterdir()) == []

@@ -45,8 +45,8 @@ def show_user_errors_plainly() -> None:
         if plain is not None:
             print(f"mnseg: {plain}", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt):
-            print("\nmnseg: interrupted; the same command continues a training from its newest checkpoint.",
-                  file=sys.stderr)
+            print("\nmnseg: interrupted; the same command continues a training from its newest checkpoint (with "
+                  "--resume False it starts over).", file=sys.stderr)
         else:
             previous(kind, error, traceback)
 

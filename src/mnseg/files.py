@@ -21,6 +21,7 @@ __all__ = [
     "parts_of",
     "read_json",
     "require_writable",
+    "save_tensors",
     "shared_write",
     "stamp_of",
 ]
@@ -58,21 +59,31 @@ def shared_write(path: str | Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
+def save_tensors(content: Any, path: str | Path) -> None:
+    """``torch.save``, whose words for a full disk, a wrong position in its file, become an ``OSError``."""
+    import torch  # here, so that commands that save no tensors start quickly
+
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("unexpected pos", "PytorchStreamWriter", "iostream error")):
+            raise
+        free = shutil.disk_usage(Path(path).parent).free / 2**20
+        raise OSError(errno.ENOSPC, f"the disk may be full, {free:.0f} MiB are left", str(path)) from error
+
+
 def atomic_save(content: Any, path: str | Path) -> Path:
     """``torch.save``, whole or not at all; ``content`` must load with ``weights_only=True``.
 
     Raises:
-        UserError: the disk is full; torch words that as a wrong position in its file.
+        UserError: the disk is full.
     """
-    import torch  # here, so that commands that save no tensors start quickly
-
     try:
-        return atomic_write(path, lambda temporary: torch.save(content, temporary))
-    except RuntimeError as error:
-        if "unexpected pos" not in str(error) and "PytorchStreamWriter" not in str(error):
+        return atomic_write(path, lambda temporary: save_tensors(content, temporary))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
             raise
-        free = shutil.disk_usage(Path(path).parent).free / 2**20
-        raise UserError(f"{path} cannot be written: the disk may be full ({free:.0f} MiB are left).") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}).") from error
 
 
 def read_json(path: str | Path, what: str) -> Any:

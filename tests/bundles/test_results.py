@@ -86,7 +86,8 @@ class TestCases:
             np.testing.assert_array_equal(np.asarray(mask.dataobj), image > 0.5)
 
     def test_two_cases_of_one_name(self, folder):
-        write_list(folder, {"testing": [{k: v for k, v in item.items() if k != "case"} for item in two_patients(folder)]})
+        items = two_patients(folder)
+        write_list(folder, {"testing": [{key: item[key] for key in ("image", "label")} for item in items]})
         assert "2 cases of split 'testing'" in (text := refusal(folder, "evaluate"))
         assert "are called ct" in text and '"case"' in text
 

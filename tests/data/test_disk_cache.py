@@ -181,6 +181,18 @@ def test_what_cannot_be_cached_is_said(items, tmp_path):
         make([{"image": str(tmp_path / "missing.nii")}], tmp_path)
 
 
+def test_a_full_disk_is_said_in_words(items, tmp_path, monkeypatch):
+    """torch has no word for it."""
+
+    def full(content, path):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 257152 vs 257040")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"cannot be written \(the disk may be full, \d+ MiB .*: lower cache_gb"):
+        make(items, tmp_path)
+    assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
 def test_checks_are_remembered_until_a_file_changes(items, tmp_path, monkeypatch):
     datalist = {"labeled": items[:2], "unlabeled": items[2:], "validation": []}
     read: list[str] = []

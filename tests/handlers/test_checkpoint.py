@@ -69,3 +69,20 @@ def test_resume_off_or_nothing_there(make_engine, run, state):
         assert engine.state.epoch == 1
         CheckpointHandler(state)(engine)  # there is one when the second engine starts
     assert epoch_in(state.path) == 1
+
+
+def test_started_over_nothing_of_the_earlier_run_passes_for_the_new_one(make_engine, run, state):
+    folder = state.path.parent
+    for name in ("checkpoint.pt", "model.pt", "model_best.pt", "notes.txt"):
+        (folder / name).write_text(f"old {name}")
+    seen = []
+    engine = make_engine()
+    ResumeHandler(state, enabled=False).attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda _: seen.append(state.path.exists()))  # warm_start may read it
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda _: seen.append(sorted(p.name for p in folder.iterdir())))
+    CheckpointHandler(state, interval=2).attach(engine)
+    run(engine, 2)
+    kept = ["checkpoint.pt.previous", "model.pt.previous", "model_best.pt.previous", "notes.txt"]
+    assert seen == [True, kept, kept]
+    assert (folder / "model_best.pt.previous").read_text() == "old model_best.pt"
+    assert epoch_in(state.path) == 2

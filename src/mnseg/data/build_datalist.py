@@ -82,7 +82,7 @@ def build_datalist(
     cases = list(image_files) if order is None else read_case_list(order)
     if unknown := [case for case in cases if case not in image_files]:
         raise UserError(f"list file {order} names {named(unknown)} without an image in {images}.")
-    if unlisted := [case for case in image_files if case not in set(cases)]:
+    if unlisted := sorted(image_files.keys() - set(cases)):
         notes.append(f"{named(unlisted)} not in {order} left out.")
     patients = group_by_patient(group_by, {case: image_files[case] for case in cases}) if group_by else None
     undrawn = read_ignored(ignored, image_files, class_names) if ignored is not None else {}

@@ -16,7 +16,7 @@ from mnseg.data.outliers import ScanProfile, scan_profile
 from mnseg.data.volume_io import digest_array, open_volume, read_voxels
 from mnseg.errors import UserError
 
-__all__ = ["CaseResult", "Finding", "check_case"]
+__all__ = ["CaseResult", "Finding", "check_case", "hidden_label_faults"]
 
 # The largest distance between the corners of image and label, in voxels. Rounding in a header moves corners by less
 # than 0.001; half a voxel, the classic mistake of resampling tools, must be found.
@@ -159,10 +159,21 @@ def _check_hidden_label(
     if not Path(path).is_file():
         result.add("error", f"hidden label {path} does not exist.")
     elif full:
-        inner = CaseResult(result.split, result.case, result.image)
-        _check_label_file(image, path, inner, num_classes)
-        for finding in inner.findings:
+        for finding in _hidden_findings(image, path, result, num_classes):
             result.add("warning", f"hidden {finding.message}")
+
+
+def _hidden_findings(image: Any, path: str, result: CaseResult, num_classes: int | None) -> list[Finding]:
+    inner = CaseResult(result.split, result.case, result.image)
+    _check_label_file(image, path, inner, num_classes)
+    return inner.findings
+
+
+def hidden_label_faults(item: Mapping[str, Any], num_classes: int | None) -> list[str]:
+    """Why pseudo-labels cannot be measured by the "hidden_label" of an unlabeled item, whose image is sound."""
+    result = CaseResult("unlabeled", item["case"], item["image"])
+    found = _hidden_findings(open_volume(item["image"]), item["hidden_label"], result, num_classes)
+    return [finding.message for finding in found if finding.level == "error"]
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -161,7 +161,8 @@ def _dicom_files(path: str) -> list[str]:
     if odd := [file for file in paths if not os.path.isfile(file) and not os.path.isdir(file)]:
         raise _Unfit(f"{os.path.basename(odd[0])} in it is a link to nothing, or no regular file")
     files = [file for file in paths if is_dicom_file(file)]
-    if broken := [file for file in paths if file.lower().endswith(".dcm") and file not in set(files)]:
+    known = set(files)
+    if broken := [file for file in paths if file.lower().endswith(".dcm") and file not in known]:
         raise _Unfit(f"{os.path.basename(broken[0])} is no DICOM file in spite of its name; it may be damaged")
     if not files:
         raise _Unfit("the folder holds no DICOM files")

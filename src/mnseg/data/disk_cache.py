@@ -27,7 +27,7 @@ from mnseg.data.itk_module import load_itk_for
 from mnseg.data.volume_formats import case_id
 from mnseg.distributed import gather, is_local_main
 from mnseg.errors import UserError
-from mnseg.files import shared_write
+from mnseg.files import save_tensors, shared_write
 
 __all__ = ["DiskCacheDataset", "cached_dataset"]
 
@@ -214,4 +214,4 @@ def _size(content: Mapping[str, Any]) -> int:
 
 
 def _write(content: Mapping[str, Any], path: Path) -> int:
-    return os.path.getsize(shared_write(path, lambda temporary: torch.save(dict(content), temporary)))
+    return os.path.getsize(shared_write(path, lambda temporary: save_tensors(dict(content), temporary)))

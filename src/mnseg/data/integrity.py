@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mnseg.data.case_check import CaseResult, Finding
+from mnseg.data.case_check import CaseResult, Finding, hidden_label_faults
 from mnseg.data.check_memory import CheckMemory
 from mnseg.data.datalist import PATH_KEYS, SPLITS, load_datalist, resolve_datalist
 from mnseg.data.ignored import with_ignored_masks, wrong_ignored
@@ -148,6 +148,8 @@ def _unfit_for_training(datalist: Mapping[str, Any], allow_empty_unlabeled: bool
     for key in _REQUIRED:
         if key not in datalist:
             yield Finding("error", "", "", _missing_key(key))
+    if datalist.get("labeled") == []:
+        yield Finding("warning", "", "", 'has no case under "labeled": nothing can be trained from it.')
     if datalist.get("unlabeled") == [] and not allow_empty_unlabeled:
         yield Finding("warning", "", "", 'has no case under "unlabeled": training stops unless '
                                          "allow_empty_unlabeled is set to true.")
@@ -240,6 +242,7 @@ def require_sound_datalist(
     class_names: Sequence[str] | None = None,
     cache_dir: str | os.PathLike | None = None,
     planar: bool = False,
+    hidden_cases: int = 0,
 ) -> dict[str, Any]:
     """Load and check a datalist for training; warnings are logged, errors stop.
 
@@ -249,6 +252,8 @@ def require_sound_datalist(
         class_names: names that "ignored" may use, where the datalist has no "class_names" itself.
         cache_dir: see ``check_datalist``.
         planar: see ``check_datalist``.
+        hidden_cases: how many "hidden_label" files will be used. One that is defective is left out of the datalist,
+            and said: it would only log a figure.
 
     Returns:
         The datalist with all of "labeled", "unlabeled", "validation", "testing" (possibly empty); absolute paths;
@@ -279,9 +284,26 @@ def require_sound_datalist(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     logger.info("%s: %s", path, report.summary())
-    datalist = {**datalist, "testing": datalist.get("testing", [])}
+    datalist = {**datalist, "testing": datalist.get("testing", []),
+                "unlabeled": _with_sound_hidden(datalist["unlabeled"], hidden_cases, num_classes)}
     names = datalist.get("class_names") or class_names or []
     return datalist | {key: with_ignored_masks(datalist[key], num_classes or len(names)) for key in SPLITS}
+
+
+def _with_sound_hidden(
+    items: Sequence[Mapping[str, Any]], wanted: int, num_classes: int | None
+) -> list[Mapping[str, Any]]:
+    """The unlabeled items, of which the first ``wanted`` that have a "hidden_label" have a sound one."""
+    result = []
+    for item in items:
+        if wanted > 0 and "hidden_label" in item:
+            faults = hidden_label_faults(item, num_classes)
+            wanted -= not faults
+            if faults:
+                logger.warning("hidden %s It is not used.", faults[0])
+                item = {key: value for key, value in item.items() if key != "hidden_label"}
+        result.append(item)
+    return result
 
 
 def _compare_names(listed: Sequence[str] | None, wanted: Sequence[str] | None, path: str | os.PathLike) -> None:

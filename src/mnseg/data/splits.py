@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def read_case_list(path: str | Path) -> list[str]:
     cases = [_without_suffix(line) for line in lines if line and not line.startswith("#")]
     if not cases:
         raise UserError(f"list file {path} names no case.")
-    if repeated := sorted({case for case in cases if cases.count(case) > 1}):
+    if repeated := sorted(case for case, count in Counter(cases).items() if count > 1):
         raise UserError(f"list file {path} names {named(repeated)} more than once.")
     return cases
 
@@ -59,7 +60,8 @@ def select_cases(spec: str, order: Sequence[str]) -> int | list[str]:
     if not Path(spec).is_file():
         raise UserError(f"{spec!r} is neither a number, nor first:N[:SKIP] or last:N[:SKIP], nor a list file.")
     cases = read_case_list(spec)
-    if unknown := [case for case in cases if case not in set(order)]:
+    known = set(order)
+    if unknown := [case for case in cases if case not in known]:
         raise UserError(f"list file {spec} names {named(unknown)} without an image.")
     return cases
 

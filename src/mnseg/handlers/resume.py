@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ignite.engine import Engine, Events
@@ -21,7 +22,8 @@ class ResumeHandler:
 
     Args:
         training_state: where the checkpoint lies and what it holds.
-        enabled: False: start over; the old checkpoint is replaced when the first new one is saved.
+        enabled: False: start over; checkpoint and models of the earlier run become ``*.previous``, so that none of
+            them passes for the new run's.
         run_dir: folder of the run, where it is not the checkpoint's; held, too.
 
     Raises:
@@ -40,6 +42,8 @@ class ResumeHandler:
         """Attach to a ``CoTrainer``."""
         engine.add_event_handler(Events.STARTED, self)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.release)
+        if not self.enabled:  # when all that may stop a run or begin it (warm_start) has had its say
+            engine.add_event_handler(Events.EPOCH_STARTED(once=1), self._set_aside)
 
     def release(self, engine: Engine, error: BaseException | None = None) -> None:
         """Let other trainings have the folders."""
@@ -61,3 +65,11 @@ class ResumeHandler:
             )
         if found:
             self.training_state.load(engine)
+
+    def _set_aside(self, engine: Engine) -> None:
+        if rank() > 0:
+            return
+        for name in (self.training_state.path.name, "model.pt", "model_best.pt"):
+            path = self.training_state.path.with_name(name)
+            if path.exists():
+                os.replace(path, path.with_name(f"{name}.previous"))

@@ -63,6 +63,10 @@ class TestReport:
         assert "allow_empty_unlabeled" in only(dataset.check(), "warning").message
         assert dataset.check(allow_empty_unlabeled=True).findings == []
 
+    def test_no_labeled_case(self, dataset):
+        dataset.content["labeled"] = []
+        assert "nothing can be trained" in only(dataset.check(), "warning").message
+
     def test_no_scan_at_all(self):
         assert "names no scan" in only(check_datalist({"labeled": []}), "error").message
 

@@ -73,3 +73,19 @@ class TestRequire:
             require_sound_datalist(dataset.write())
         assert "testing/t0" in caplog.text
         assert "is empty" in caplog.text
+
+    @pytest.mark.parametrize("label", [np.full(SHAPE, 9, np.uint8), np.ones((2, 2, 2), np.uint8), None])
+    def test_defective_hidden_labels_are_left_out_and_said(self, dataset, caplog, label):
+        """They only log a figure, and would stop the training when it is first measured."""
+        bad, good = dataset.content["unlabeled"]
+        bad["hidden_label"], good["hidden_label"] = str(dataset.folder / "h0.nii.gz"), str(dataset.folder / "h1.nii.gz")
+        save(Path(good["hidden_label"]), np.ones(SHAPE, np.uint8))
+        if label is None:
+            Path(bad["hidden_label"]).write_bytes(b"cut")
+        else:
+            save(Path(bad["hidden_label"]), label)
+        with caplog.at_level(logging.WARNING, "mnseg.data.integrity"):
+            found = require_sound_datalist(dataset.write(), num_classes=3, hidden_cases=1)["unlabeled"]
+        assert [item.get("hidden_label") for item in found] == [None, good["hidden_label"]]
+        assert "h0.nii.gz" in caplog.text and "It is not used." in caplog.text
+        assert "hidden_label" in require_sound_datalist(dataset.write(), num_classes=3)["unlabeled"][0]
