@@ -184,7 +184,7 @@ class TestInference:
         run(folder, "inference", image_pattern="**/*")
         assert (folder / "eval" / "A.B_seg.nii.gz").exists()
 
-    def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, folder, monkeypatch):
+    def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, folder, monkeypatch, caplog):
         whole = nib.save
 
         def full(image: Any, path: Path) -> None:
@@ -196,3 +196,4 @@ class TestInference:
         with pytest.raises(SystemExit, match=r"a_seg\.nii\.gz cannot be written \(No space left on device\): free"):
             run(folder, "inference")
         assert list((folder / "eval").iterdir()) == []
+        assert "Traceback" not in caplog.text

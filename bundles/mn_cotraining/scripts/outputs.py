@@ -1,16 +1,16 @@
 """Results: masks whole or not at all, stamped with the model's name; a record beside them.
 
-Run by path from inference.json and evaluate.json. Needs monai and nibabel.
+Run by path from inference.json and evaluate.json. Needs monai, ignite and nibabel.
 """
 
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 
 import monai
 import torch
+from ignite.engine import Events
 from monai.data import NibabelWriter
 
 
@@ -33,6 +33,17 @@ def nifti_writer(notice):
             logging.getLogger("SaveImage").info("wrote %s", filename)
 
     return StampedNibabelWriter
+
+
+class PlainRefusals:
+    """Handler that ends the run with a refusal alone. Attach it before ``StatsHandler``, which prints tracebacks."""
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self)
+
+    def __call__(self, engine, error):
+        if isinstance(error, SystemExit):
+            raise error
 
 
 def clear_results(folder):
@@ -67,6 +78,7 @@ def _write_whole(path, temporary_name, write):
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:  # MONAI would try other writers and bury it in a traceback
-        sys.exit(f"{path} cannot be written ({error.strerror or error}): free space, or set --output_dir")
+        why = error.strerror or error
+        raise SystemExit(f"{path} cannot be written ({why}): free space, or set --output_dir") from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -93,8 +93,8 @@ def test_overlay_gives_the_published_preprocessing():
     assert parser.get_parsed_content("spacing") == [0.85, 0.85, 0.75]
     assert parser.get_parsed_content("patch_size") == [160, 160, 64]
     scan = torch.tensor([-1000.0, -175.0, 37.5, 250.0, 3000.0])
-    scaled = parser.get_parsed_content("intensity")({"image": scan})["image"]
-    np.testing.assert_allclose(scaled, [0, 0, 0.5, 1, 1], atol=1e-6)
+    windowed = parser.get_parsed_content("intensity").transforms[0]({"image": scan})["image"]
+    np.testing.assert_allclose(windowed, [0, 0, 0.5, 1, 1], atol=1e-6)
     known = json.loads((ROOT / "bundles/mn_cotraining/configs/train.json").read_text())
     assert unknown_keys(json.loads((ROOT / "configs/datasets/pancreas_ct.json").read_text()), known) == []
 
