@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lib.errors import RequestError
 from lib.server.dicomweb_paths import require_dicomweb_path
-from lib.server.info import require_sound_info
+from lib.server.info import require_sound_image_info, require_sound_info
 from lib.server.known import require_image, require_label
 from lib.server.plain_json import json_object
 
@@ -63,8 +63,8 @@ def _in_thread(endpoint: Callable[..., Any], datastore: Any | None) -> Callable[
         for field in JSON_FIELDS & kwargs.keys():
             if isinstance(kwargs[field], str):
                 content = json_object(kwargs[field], field)
-                if field == "info":
-                    require_sound_info(content)
+                if field == "info" or endpoint.__name__ == "api_update_label_info":  # whose field is params
+                    (require_sound_image_info if "image" in kwargs else require_sound_info)(content)
         if datastore is not None:
             _require_known(datastore, kwargs)
         return asyncio.run(endpoint(**kwargs))
