@@ -27,6 +27,7 @@ from lib.server.alone import only_server_of, only_server_on
 from lib.server.inbox import Inbox
 from lib.server.labels import Submissions
 from lib.server.pacs_sync import PacsSync
+from lib.server.session_cleanup import remove_expired
 from lib.server.start import (
     dicom_scans,
     import_labels,
@@ -138,6 +139,10 @@ class MnsegApp(MONAILabelApp):
             self.pacs_sync.start()
         self.training.start()  # now, or it would begin with the first few of a folder of labels
         self._infers[MODEL_NAME].warm_up()
+
+    def cleanup_sessions(self) -> None:
+        if self.sessions() is not None:
+            remove_expired(self.sessions())
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         if self.pacs_sync is not None:

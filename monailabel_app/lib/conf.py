@@ -64,7 +64,8 @@ class AppConf:
     max_upload_mb: size of the largest file that may be sent, in megabytes.
     seg_interval: seconds between two looks at the DICOM server for new DICOM SEG objects.
     seg_sources: programs whose DICOM SEG objects count as labels although they do not say that a person drew them.
-    origins: other web servers, such as ``http://pacs:3000``, whose pages (an OHIF of your own) may use this one.
+    origins: other web servers, such as ``http://pacs:3000``, whose pages (an OHIF of your own) may use this one, and
+        names that this one has besides the computer's own, as behind a reverse proxy.
     threads: CPU threads of training and inference each; 0: all.
     openvino: whether OpenVINO runs the network where there is no GPU; faster, the mask is the same but for rounding.
     bfloat16: whether the network makes masks in bfloat16, where CPU or GPU have instructions for it; faster, the mask

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,15 +27,27 @@ class Replaced:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def keep(self, image_id: str, label: Path) -> Path | None:
-        """Copy a label that is about to be replaced; None when it is the same as the newest that is kept."""
+    def keep(self, image_id: str, name: str, content: bytes) -> Path | None:
+        """Keep a label that is about to be replaced.
+
+        Args:
+            image_id: of the scan.
+            name: of the label's file, for its suffix.
+            content: of the label's file.
+
+        Returns:
+            The copy; None when the newest that is kept is the same.
+
+        Raises:
+            OSError: the copy cannot be written.
+        """
         folder = self.root / _name(image_id)
         earlier = sorted(folder.glob("*")) if folder.is_dir() else []
-        if earlier and earlier[-1].read_bytes() == label.read_bytes():
+        if earlier and earlier[-1].read_bytes() == content:
             return None
-        suffix = ".nii.gz" if label.name.lower().endswith(".nii.gz") else label.suffix
+        suffix = ".nii.gz" if name.lower().endswith(".nii.gz") else Path(name).suffix
         target = folder / f"{_name_behind(earlier)}{suffix}"
-        durable_write(target, lambda temporary: shutil.copyfile(label, temporary))
+        durable_write(target, lambda temporary: temporary.write_bytes(content))
         for old in [*earlier, target][:-KEPT]:
             old.unlink(missing_ok=True)
         return target

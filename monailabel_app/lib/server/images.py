@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, UploadFile
 
 from lib.errors import RequestError
+from lib.server.info import require_sound_image_info
 from lib.server.plain_json import json_object
 from lib.server.roles import allowed
 from lib.server.threads import Pool
@@ -42,6 +43,7 @@ def _add(app: Any, image: str | None, params: str, file: UploadFile) -> dict[str
         raise RequestError(400, f"{image_id[:60]!r}… is too long to name a file: an image's name may have {LONGEST} "
                                 "bytes, of which letters with accents take two or more.")
     info = dict(json_object(params, "params"))
+    require_sound_image_info(info)
     with stored(file, SUFFIXES) as path:
         require_scan(path, name, app.app_conf.in_channels)
         return {"image": app.datastore().add_image(image_id, str(path), info)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,13 +18,13 @@ from lib.errors import RequestError
 from lib.server.known import require_image
 from lib.server.plain_json import json_object
 from lib.server.roles import allowed
+from lib.server.session_cleanup import SESSION
 from lib.server.threads import Pool
 from lib.server.uploads import Params, stored
 
 __all__ = ["infer_routes"]
 
 OUTPUTS = ("all", "image", "json", "dicom_seg")
-SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def infer_routes(app: Any) -> APIRouter:

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from lib.server.api import api_routes
+from lib.server.dataset import dataset_routes
 from lib.server.errors import install_error_answers
 from lib.server.images import image_routes
 from lib.server.infer import infer_routes
@@ -43,7 +44,7 @@ def install(api: FastAPI, app: Any) -> None:
         for router in (
             api_routes(app), infer_routes(app), train_routes(app), label_routes(app), image_routes(app),
             log_routes(app), session_routes(app), model_routes(), page_routes(app), pacs_routes(app), ohif_routes(),
-            scoring_routes(),
+            scoring_routes(), dataset_routes(app),
         )  # fmt: skip
         for route in router.routes
     ]

@@ -167,14 +167,24 @@ class Submissions:
         return {**answer, **edit, "image": image_id, "label": label_id}
 
     def _keep_the_other(self, image_id: str) -> None:
-        """The label that is about to be replaced. That it cannot be had must not keep the new one out."""
+        """The label that is about to be replaced.
+
+        That it cannot be read must not keep the new one out. That the copy cannot be written must: the new one waits in
+        the inbox meanwhile, and nothing is lost.
+
+        Raises:
+            OSError: the copy cannot be written.
+        """
         from lib.trainers.datalist import final_label  # here: it imports much
 
         if image_id in self.app.datastore().get_labeled_images():
             try:
-                self.replaced.keep(image_id, final_label(self.app.datastore(), image_id))
+                label = final_label(self.app.datastore(), image_id)
+                content = label.read_bytes()
             except Exception as error:  # a disk, a PACS
                 logger.warning("the label of %s that is replaced is not kept: %s", image_id, error)
+                return
+            self.replaced.keep(image_id, label.name, content)
 
     def _require_place(self, submission: Submission) -> None:
         """A label that may not replace another one is dropped, unless it is there already itself."""

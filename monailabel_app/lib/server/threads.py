@@ -19,7 +19,8 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from lib.errors import RequestError
-from lib.server.info import require_sound_info
+from lib.server.dicomweb_paths import require_dicomweb_path
+from lib.server.info import require_sound_image_info, require_sound_info
 from lib.server.known import require_image, require_label
 from lib.server.plain_json import json_object
 
@@ -62,8 +63,8 @@ def _in_thread(endpoint: Callable[..., Any], datastore: Any | None) -> Callable[
         for field in JSON_FIELDS & kwargs.keys():
             if isinstance(kwargs[field], str):
                 content = json_object(kwargs[field], field)
-                if field == "info":
-                    require_sound_info(content)
+                if field == "info" or endpoint.__name__ == "api_update_label_info":  # whose field is params
+                    (require_sound_image_info if "image" in kwargs else require_sound_info)(content)
         if datastore is not None:
             _require_known(datastore, kwargs)
         return asyncio.run(endpoint(**kwargs))
@@ -106,6 +107,7 @@ def move_proxy_into_threads(proxy: Any, is_dicomweb: bool) -> None:
     async def proxy_dicom(request: Any, op: str, path: str) -> Any:
         if not is_dicomweb:
             raise RequestError(404, "The studies are a folder; there is no DICOMweb server behind this one.")
+        require_dicomweb_path(path)
         await request.body()
         return await run_in_threadpool(lambda: asyncio.run(blocking(request, op, path)))
 
