@@ -104,6 +104,7 @@ def main(argv: list[str]) -> None:
         "version": plan["version"],
         "candidate": measure(plan["candidate"], plan, faults),
         "published": None if published is None else measure(published, plan, faults),
+        "own": measure(plan["own"], plan, faults),
         "faults": faults,
     })  # fmt: skip
 
