@@ -27,12 +27,15 @@ class Task:
     overlay: the model's model.json.
     cases: to predict.
     folder: where ``<case>.nii.gz`` go; what lies there already is not made again.
+    needed: whether a model that cannot be loaded ends the comparison. One that is served must not keep better ones
+        from being trained; its cases are not compared then.
     """
 
     model_file: Path
     overlay: Path
     cases: tuple[str, ...]
     folder: Path
+    needed: bool = True
 
 
 @dataclass(frozen=True)
@@ -174,5 +177,5 @@ def _of_published(published: Any, digests: Mapping[str, str], folder: Path) -> t
             model = published.fold_checkpoint(fold)
         missing.setdefault(model, []).append(case)
         masks[case] = folder / f"{case}.nii.gz"
-    tasks = [Task(model, published.overlay, tuple(some), folder) for model, some in missing.items()]
+    tasks = [Task(model, published.overlay, tuple(some), folder, needed=False) for model, some in missing.items()]
     return tasks, masks
