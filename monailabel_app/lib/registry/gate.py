@@ -64,6 +64,7 @@ class Verdict:
         low, high: 95 % bootstrap interval of ``difference`` over patients; NaN below two patients.
         cases, patients: how many were compared.
         dice, published_dice: the two means; NaN where there is none.
+        behind: mean Dice that was lost since the best version, this difference included; 0 when nothing was.
         collapsed: the cases in which the candidate fails.
     """
 
@@ -76,6 +77,7 @@ class Verdict:
     patients: int = 0
     dice: float = NAN
     published_dice: float = NAN
+    behind: float = 0.0
     collapsed: tuple[Collapse, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,18 +90,21 @@ def judge(
     published: Sequence[CaseResult] | None,
     margin: float = 0.01,
     limits: Limits | None = None,
+    behind: float = 0.0,
 ) -> Verdict:
     """Compare a candidate with the published version on the cases that both were measured on.
 
-    Refused are a mean difference below ``-margin``, an interval that lies wholly below 0 (from
+    Refused are a mean difference below ``behind - margin``, an interval that lies wholly below 0 (from
     ``limits.interval_patients`` patients on), any collapsed case, and masks without numbers. Without a published
     version only empty masks, masks without numbers and a mean Dice below ``limits.floor`` are.
 
     Args:
         candidate: one result for each case that the candidate did not train on.
         published: the same for the published version, measured against the same labels; None when there is none.
-        margin: Dice by which the mean may be worse.
+        margin: Dice by which the mean may be worse than that of the best version.
         limits: see `Limits`.
+        behind: `Verdict.behind` of the published version. Without it each version might be a little worse than the one
+            before, without end.
     """
     limits = limits or Limits()
     if published is None:
@@ -111,27 +116,31 @@ def judge(
                               "one.")
     if broken := tuple(_without_numbers(result for result, _ in pairs)):
         return Verdict(False, f"Kept back: {broken[0].sentence}", cases=len(pairs), collapsed=broken)
-    return _judge_pairs(pairs, margin, limits)
+    return _judge_pairs(pairs, margin, limits, behind)
 
 
-def _judge_pairs(pairs: Sequence[tuple[CaseResult, CaseResult]], margin: float, limits: Limits) -> Verdict:
+def _judge_pairs(
+    pairs: Sequence[tuple[CaseResult, CaseResult]], margin: float, limits: Limits, behind: float
+) -> Verdict:
     new, old = (_patient_means([pair[side] for pair in pairs], [pair[0].patient for pair in pairs]) for side in (0, 1))
     difference, low, high = paired_difference(new, old)
     collapsed = tuple(collapse for pair in pairs for collapse in _collapses(*pair, limits))
     facts = {"difference": difference, "low": low, "high": high, "cases": len(pairs), "patients": len(new),
-             "dice": float(np.mean(new)), "published_dice": float(np.mean(old)), "collapsed": collapsed}
-    measured = _measured(**{key: facts[key] for key in facts if key != "collapsed"})
+             "dice": float(np.mean(new)), "published_dice": float(np.mean(old))}
+    measured = _measured(**facts)
+    facts |= {"behind": max(behind - difference, 0.0), "collapsed": collapsed}
     if collapsed:
         more = f" There are {len(collapsed) - 1} more such failures." if len(collapsed) > 1 else ""
         return Verdict(False, f"Kept back: {collapsed[0].sentence}{more} {measured}", **facts)
+    allowed = f"the {margin:g} that is allowed"
+    allowed += f", of which the versions since the best one have used up {behind:.3f}" if behind >= 0.0005 else ""
     # Means of equal cases must not differ from the margin by a rounding error.
-    if not difference >= -margin - 1e-9:
-        return Verdict(False, f"Kept back: the new model is worse by more than the {margin:g} that is allowed. "
-                              f"{measured}", **facts)
+    if not difference >= behind - margin - 1e-9:
+        return Verdict(False, f"Kept back: the new model is worse by more than {allowed}. {measured}", **facts)
     if len(new) >= limits.interval_patients and high < 0:
         return Verdict(False, "Kept back: the new model is a little worse, and on so many patients alike that it is "
                               f"no chance. {measured}", **facts)
-    better = "better" if difference > 0 else f"not worse by more than the {margin:g} that is allowed"
+    better = "better" if difference > 0 else f"not worse by more than {allowed}"
     return Verdict(True, f"The new model is {better}, and no scan got much worse. {measured}", **facts)
 
 

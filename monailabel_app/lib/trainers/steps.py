@@ -292,7 +292,7 @@ class Steps:
             return
         results = self._results(published)
         folds = load_datalist(self.folder / "datalist.json")["folds"]
-        verdict = judge_results(results, folds, self.conf.margin)
+        verdict = judge_results(results, folds, published, self.conf.margin)
         self.registry.annotate(version.id, verdict=verdict.as_dict(), results=results["candidate"])
         if verdict.publish:
             is_published = self.registry.publish(version.id, "the server", verdict.reason, verdict.as_dict())

@@ -42,6 +42,24 @@ def test_the_margin_is_inclusive():
     assert refused.difference == pytest.approx(-0.01)
 
 
+def test_losses_since_the_best_version_use_up_the_margin():
+    """Each of 30 candidates is worse by 0.004 than the version that is published then."""
+    dice, behind, published = 0.9, 0.0, 0
+    for _ in range(30):
+        verdict = judge(cases([dice - 0.004] * 3), cases([dice] * 3), margin=0.01, behind=behind)
+        if verdict.publish:
+            dice, behind, published = dice - 0.004, verdict.behind, published + 1
+    assert published == 2 and (dice, behind) == pytest.approx((0.892, 0.008))
+    assert "more than the 0.01 that is allowed, of which the versions since the best one have used up 0.008" \
+           in verdict.reason
+    assert judge(cases([dice] * 3), cases([dice] * 3), behind=behind).behind == pytest.approx(0.008), "nor given back"
+    better = judge(cases([dice + 0.005] * 3), cases([dice] * 3), behind=behind)
+    assert better.publish and better.behind == pytest.approx(0.003)
+    assert judge(cases([dice + 0.05] * 3), cases([dice] * 3), behind=behind).behind == 0
+    small = judge(cases([dice + 0.001] * 3), cases([dice] * 3), margin=0.005, behind=behind)
+    assert not small.publish, "a smaller margin holds for what was lost before as well"
+
+
 def test_an_interval_below_zero_is_refused_when_patients_are_enough():
     changes = [-0.004, -0.006, -0.005, -0.003, -0.007]  # mean -0.005: within the margin, but never better
     old = [0.8] * 5
