@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from mnseg.reports.statistics import paired_difference
 __all__ = ["Collapse", "Limits", "Verdict", "judge"]
 
 NAN = float("nan")
+# Of one case: the candidate's result and that of the published version.
+Pair = tuple[CaseResult, CaseResult]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Limits:
             ``volume_ml`` apart.
         interval_patients: fewest patients for whom the interval decides. All of fewer than five differences are
             negative by chance alone in more than 5 % of comparisons of equal models (0.5^4 = 6 %).
+        own_label_patients: fewest patients with labels that did not begin as masks of the published version for whom
+            the others are left out of the means.
     """
 
     floor: float = 0.3
@@ -40,6 +44,7 @@ class Limits:
     volume_factor: float = 2.0
     volume_ml: float = 0.5
     interval_patients: int = 5
+    own_label_patients: int = 3
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def judge(
     margin: float = 0.01,
     limits: Limits | None = None,
     behind: float = 0.0,
+    corrected: Collection[str] = (),
 ) -> Verdict:
     """Compare a candidate with the published version on the cases that both were measured on.
 
@@ -105,6 +111,9 @@ def judge(
         limits: see `Limits`.
         behind: `Verdict.behind` of the published version. Without it each version might be a little worse than the one
             before, without end.
+        corrected: cases whose labels began as masks of the published version. Where a person corrected a mask only in
+            part, its model is praised for the rest. They count for the means only where there are few others, for
+            collapses always.
     """
     limits = limits or Limits()
     if published is None:
@@ -116,18 +125,19 @@ def judge(
                               "one.")
     if broken := tuple(_without_numbers(result for result, _ in pairs)):
         return Verdict(False, f"Kept back: {broken[0].sentence}", cases=len(pairs), collapsed=broken)
-    return _judge_pairs(pairs, margin, limits, behind)
+    return _judge_pairs(pairs, margin, limits, behind, corrected)
 
 
 def _judge_pairs(
-    pairs: Sequence[tuple[CaseResult, CaseResult]], margin: float, limits: Limits, behind: float
+    pairs: Sequence[Pair], margin: float, limits: Limits, behind: float, corrected: Collection[str]
 ) -> Verdict:
+    collapsed = tuple(collapse for pair in pairs for collapse in _collapses(*pair, limits))
+    pairs, remark = _preferred(pairs, corrected, limits)
     new, old = (_patient_means([pair[side] for pair in pairs], [pair[0].patient for pair in pairs]) for side in (0, 1))
     difference, low, high = paired_difference(new, old)
-    collapsed = tuple(collapse for pair in pairs for collapse in _collapses(*pair, limits))
     facts = {"difference": difference, "low": low, "high": high, "cases": len(pairs), "patients": len(new),
              "dice": float(np.mean(new)), "published_dice": float(np.mean(old))}
-    measured = _measured(**facts)
+    measured = _measured(**facts) + remark
     facts |= {"behind": max(behind - difference, 0.0), "collapsed": collapsed}
     if collapsed:
         more = f" There are {len(collapsed) - 1} more such failures." if len(collapsed) > 1 else ""
@@ -142,6 +152,17 @@ def _judge_pairs(
                               f"no chance. {measured}", **facts)
     better = "better" if difference > 0 else f"not worse by more than {allowed}"
     return Verdict(True, f"The new model is {better}, and no scan got much worse. {measured}", **facts)
+
+
+def _preferred(pairs: Sequence[Pair], corrected: Collection[str], limits: Limits) -> tuple[Sequence[Pair], str]:
+    """The pairs for the means, and what the verdict says of those with corrected labels."""
+    others = [pair for pair in pairs if pair[0].case not in corrected]
+    if len(others) == len(pairs):
+        return pairs, ""
+    began = f"{len(pairs) - len(others)} of {len(pairs)} labels began as masks of the present model"
+    if len({new.patient for new, _ in others}) >= limits.own_label_patients:
+        return others, f" Left out of this: {began}, which they would favor."
+    return pairs, f" {began}, which they favor."
 
 
 def _measured(

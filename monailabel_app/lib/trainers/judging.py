@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from lib.registry.gate import Verdict, judge
@@ -13,7 +13,11 @@ __all__ = ["judge_results"]
 
 
 def judge_results(
-    results: Mapping[str, Any], folds: Iterable[Mapping[str, Any]], published: Any, margin: float
+    results: Mapping[str, Any],
+    folds: Iterable[Mapping[str, Any]],
+    published: Any,
+    margin: float,
+    corrected: Collection[str] = (),
 ) -> Verdict:
     """May the candidate be served?
 
@@ -21,10 +25,10 @@ def judge_results(
         results: what `lib.trainers.comparison_main` wrote.
         folds: of the run's datalist; of each "predicted".
         published: the version that it was compared with, or None.
-        margin: see `lib.registry.gate.judge`.
+        margin, corrected: see `lib.registry.gate.judge`.
     """
     candidate, reference, own = (_read(results[key]) for key in ("candidate", "published", "own"))
-    verdict = judge(candidate, reference, margin, behind=_behind(published))
+    verdict = judge(candidate, reference, margin, behind=_behind(published), corrected=corrected)
     predicted = {case for fold in folds for case in fold["predicted"]}
     if not predicted:
         return verdict

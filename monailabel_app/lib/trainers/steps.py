@@ -38,6 +38,8 @@ class Provenance(Protocol):
 
     def unedited(self) -> set[str]: ...
 
+    def began_as(self, version: str) -> set[str]: ...
+
 
 def enough_to_train(split: Split) -> str:
     """Why nothing can be trained on these scans yet, or nothing."""
@@ -292,7 +294,8 @@ class Steps:
             return
         results = self._results(published)
         folds = load_datalist(self.folder / "datalist.json")["folds"]
-        verdict = judge_results(results, folds, published, self.conf.margin)
+        corrected = self.provenance.began_as(published.id) if published is not None else set()
+        verdict = judge_results(results, folds, published, self.conf.margin, corrected)
         self.registry.annotate(version.id, verdict=verdict.as_dict(), results=results["candidate"])
         if verdict.publish:
             is_published = self.registry.publish(version.id, "the server", verdict.reason, verdict.as_dict())

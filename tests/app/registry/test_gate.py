@@ -99,6 +99,21 @@ def test_only_common_cases_are_compared():
     assert not none.publish and "no scan on which" in none.reason and math.isnan(none.difference)
 
 
+def test_labels_that_began_as_masks_of_the_published_version_count_only_where_others_are_few():
+    new, old = cases([0.90, 0.90, 0.90, 0.80, 0.80]), cases([0.85, 0.85, 0.85, 0.95, 0.95])
+    biased = judge(new, old)
+    assert not biased.publish and biased.difference == pytest.approx(-0.03)
+    three = judge(new, old, corrected={"scan3", "scan4", "another"})
+    assert three.publish and three.difference == pytest.approx(0.05) and three.cases == three.patients == 3
+    assert three.reason.endswith("Left out of this: 2 of 5 labels began as masks of the present model, which they "
+                                 "would favor.")
+    two = judge(new, old, corrected={"scan2", "scan3", "scan4"})
+    assert not two.publish and two.difference == biased.difference and two.cases == 5
+    assert two.reason.endswith("3 of 5 labels began as masks of the present model, which they favor.")
+    collapsed = judge([*new[:3], *cases([0.9] * 5, volume=0, hd95=NAN)[3:]], old, corrected={"scan3", "scan4"})
+    assert not collapsed.publish and "on the scan scan3 it finds no liver" in collapsed.reason
+
+
 @pytest.mark.parametrize(("new", "old", "kind"), [
     ({"volume": 0, "hd95": NAN}, {}, "empty"),
     ({"volume": 0, "hd95": NAN}, {"volume": 0, "hd95": NAN}, None),

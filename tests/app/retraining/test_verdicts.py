@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from bench import FREE
-from fakes import behave, until
+from bench import FREE, HELD
+from fakes import NoProvenance, behave, until
 
 
 def trained(b, service, number: int, **wishes) -> dict:
@@ -30,3 +30,14 @@ def test_losses_add_up_from_version_to_version(bench):
     b.registry.publish("0003", "anna", "by hand")
     assert trained(b, service, 6, dice=0.794)["outcome"] == "published"
     assert b.registry.published().facts["verdict"]["behind"] == pytest.approx(0.006)
+
+
+def test_the_verdict_says_how_many_labels_began_as_masks_of_the_published_version(bench):
+    b = bench()
+    b.fill()
+    b.provenance = NoProvenance(began={"0001": {HELD[0], FREE[1]}, "0002": {HELD[1]}})
+    service = b.started()
+    b.ended(service)
+    verdict = trained(b, service, 2, dice=0.82)["verdict"]
+    assert verdict["cases"] == 3
+    assert "1 of 3 labels began as masks of the present model" in verdict["reason"]
