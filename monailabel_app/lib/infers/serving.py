@@ -56,12 +56,13 @@ class Serving:
     def fault(self) -> str:
         """Why the published version does not make the masks; nothing while it does."""
         published, version = self.registry.published(), self.version()
-        if published is None or published.id not in self._failed:
+        failed = self._failed.get(published.id) if published is not None else None
+        if failed is None:
             return ""
-        why = self._failed[published.id][1].sentence
-        if version.id == published.id:
-            return f"{why} Publish another version, or train anew."
-        return f"{why} {version.name} makes the masks until another version is published."
+        _, error = failed
+        if version is None or version.id == published.id:
+            return f"{error.sentence} Publish another version, or train anew."
+        return f"{error.sentence} {version.name} makes the masks until another version is published."
 
     def require_usable(self, version: Any) -> None:
         """Load a version that shall be published, beside the one in use, and forget it again.
