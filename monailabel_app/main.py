@@ -10,10 +10,10 @@ import atexit
 import logging
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lib.activelearning.reservations import Reservations
+from lib.activelearning.scores import newest_scores
 from lib.activelearning.strategies import all_strategies
 from lib.conf import AppConf
 from lib.datastores.local import LocalScans
@@ -101,12 +101,7 @@ class MnsegApp(MONAILabelApp):
         return {MODEL_NAME: CoTrainTask(self.training)}
 
     def init_strategies(self) -> dict[str, Any]:
-        return all_strategies(self.reservations, self._scores, self.training.left_out)
-
-    def _scores(self) -> tuple[str, Path] | None:
-        """Name and scores of the published version, else of the newest: also one that is kept back knows the scans."""
-        version = self.registry.published() or next(iter(reversed(self.registry.versions())), None)
-        return (version.name, version.scores) if version else None
+        return all_strategies(self.reservations, lambda: newest_scores(self.registry), self.training.left_out)
 
     def on_init_complete(self) -> None:
         """The server is about to answer."""

@@ -53,7 +53,7 @@ class AppConf:
     quiet_hours: ``HH:MM-HH:MM`` in which no run starts by itself, or empty; it may span midnight.
     validation_fraction: share of patients that never train (by a stable hash).
     folds: models trained for out-of-fold predictions while validation has fewer than three patients; 0 for none.
-    margin: how much worse (mean Dice) a new version may be than the published one.
+    margin: how much worse (mean Dice) a new version may be than the best one so far.
     group_by: how the patient is found: ``PatientID`` (DICOM), a regular expression for the image's id, or empty (each
         image is a patient).
     largest_component: whether masks keep only the largest piece of every structure, unless a request says otherwise.

@@ -45,7 +45,8 @@ def compare(plan_file, results):
         assert os.path.isfile(task["model_file"]) and os.path.isfile(task["overlay"])
         for case in task["cases"]:
             write(f"{task['folder']}/{case}.nii.gz", {"by": task["model_file"]})
-    dice = read(f"{workspace_of(plan_file)}/behave.json").get("dice", 0.8)
+    wishes = read(f"{workspace_of(plan_file)}/behave.json")
+    dice = wishes.get("dice", 0.8)
 
     def measured(masks, value):
         parts = {"dice": value, "hd95_mm": 1.0, "volume_ml": 10.0, "truth_ml": 10.0}
@@ -54,7 +55,7 @@ def compare(plan_file, results):
 
     published = None if plan["published"] is None else measured(plan["published"], 0.8)
     write(results, {"version": plan["version"], "candidate": measured(plan["candidate"], dice),
-                    "published": published, "faults": {}})
+                    "published": published, "own": measured(plan["own"], wishes.get("own_dice", dice)), "faults": {}})
 
 
 def score(run_dir):

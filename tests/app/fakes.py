@@ -58,13 +58,16 @@ class FolderStore:
 
 
 class NoProvenance:
-    """Every label was drawn by a person, but for those in ``ids``."""
+    """Every label was drawn by a person, but for those in ``ids``; of ``began`` (version -> ids) on a mask of ours."""
 
-    def __init__(self, *ids: str) -> None:
-        self.ids = set(ids)
+    def __init__(self, *ids: str, began: dict[str, set[str]] | None = None) -> None:
+        self.ids, self.began = set(ids), began or {}
 
     def unedited(self) -> set[str]:
         return self.ids
+
+    def began_as(self, version: str) -> set[str]:
+        return self.began.get(version, set())
 
 
 class FakePrograms(Programs):

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["ScoreReader", "Scores"]
+__all__ = ["ScoreReader", "Scores", "newest_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ class ScoreReader:
     """The newest scores, read again only when the file is another one. A broken file counts as none.
 
     Args:
-        source: gives the name and the scores.json of the published, else the newest version; None when nothing has
-            been trained. Called at every request.
+        source: gives a version's name and its scores.json, None when there are no scores; such as `newest_scores`.
+            Called at every request.
     """
 
     def __init__(self, source: Callable[[], tuple[str, Path] | None]) -> None:
@@ -88,6 +89,18 @@ class ScoreReader:
             if key != self._key:
                 self._key, self._scores = key, _read_or_none(version, path)
             return self._scores
+
+
+def newest_scores(registry: Any) -> tuple[str, Path] | None:
+    """Name and scores of the published version; as long as it has none, of the newest version that has.
+
+    A version is scored after it is published, which takes a while or fails. One that is kept back knows the scans too.
+    """
+    published = registry.published()
+    if published is not None and published.scores.is_file():
+        return published.name, published.scores
+    return next(((version.name, version.scores) for version in reversed(registry.versions())
+                 if version.scores.is_file()), None)
 
 
 def _read_or_none(version: str, path: str | Path) -> Scores | None:

@@ -19,7 +19,7 @@ from lib.errors import RequestError
 
 __all__ = ["Disagreement", "First", "Random", "all_strategies"]
 
-NO_SCORES = "nothing is trained and scored yet: scans are offered spread over the list of names"
+NO_SCORES = "there are no scores to go by: scans are offered spread over the list of names"
 # An image, and what is told about it: "reason", and numbers where there are any.
 Choice = tuple[str, dict[str, Any]]
 
@@ -33,7 +33,7 @@ def all_strategies(
 
     Args:
         reservations: who has which scan open.
-        source: gives name and scores.json of the published, else the newest version; None: nothing trained.
+        source: see `lib.activelearning.scores.ScoreReader`.
         unusable: scans that a training had to leave out, and why.
     """
     strategies = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,9 +14,9 @@ from lib.conf import AppConf
 from lib.errors import RequestError
 from lib.infers.masks import centroids, keep_largest, label_colors, removed_on_error, temporary_file, write_mask
 from lib.infers.options import Options
+from lib.infers.serving import Serving
 from lib.infers.traffic import Traffic
 from mnseg.data.content_digests import ContentDigests
-from mnseg.errors import UserError
 
 __all__ = ["MODEL_NAME", "PublishedInfer"]
 
@@ -35,7 +34,7 @@ class PublishedInfer(InferTask):
 
     Args:
         conf: the server's configuration.
-        registry: its ``published()`` is asked at every request.
+        registry: which version is published is asked at every request.
         traffic: told about every inference.
         provenance: keeps the mask of every scan of the studies (``request["image_id"]``) that is served.
         labeled: how many scans have a label, for the answer while there is no model.
@@ -60,33 +59,31 @@ class PublishedInfer(InferTask):
         )
         self.conf, self.registry, self.traffic, self.provenance = conf, registry, traffic, provenance
         self.labeled, self.training = labeled, training
-        self._predictors: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self.serving = Serving(conf, registry)
         self._digests = ContentDigests(conf.workspace)  # of scans; each is read once while it stays as it is
         self.colors = label_colors(conf.labels)
 
     def info(self) -> dict[str, Any]:
-        version = self.registry.published()
+        version, fault = self.serving.version(), self.serving.fault()
         self.description = f"{version.name}, {NOTICE}" if version else self._no_model()
+        self.description += f". {fault}" if fault else ""
         return {**super().info(), "label_colors": self.colors, "version": version.id if version else None}
 
     def is_valid(self) -> bool:
         return True  # shown from the start: clients hide what is not, and say nothing of why
 
     def get_path(self, validate: bool = True) -> str | None:
-        """File of the published weights: what MONAI Label's model routes offer."""
-        version = self.registry.published()
+        """File of the weights in use: what MONAI Label's model routes offer."""
+        version = self.serving.version()
         return str(version.model_file) if version else None
 
     def warm_up(self) -> None:
         """Load what takes seconds, the published version and the libraries, before somebody waits for it."""
-        version = self.registry.published()
         path = temporary_file(".nrrd")
         try:
-            with self._lock:
-                write_mask(path, np.zeros((1, 1, 1), np.uint8), np.eye(4), NOTICE)
-            if version is not None:
-                self._predictor(version)
+            write_mask(path, np.zeros((1, 1, 1), np.uint8), np.eye(4), NOTICE)
+            if self.registry.published() is not None:
+                self.serving.current()
         except Exception:
             logger.exception("the first mask will have to wait")
         finally:
@@ -99,15 +96,15 @@ class PublishedInfer(InferTask):
             a temporary file with the mask, and what the answer says about it.
 
         Raises:
-            RequestError: 409 while there is no model; 400 for a request key of the wrong kind; 422 for a bad scan.
+            RequestError: 409 while there is no model; 400 for a request key of the wrong kind; 422 for a bad scan; 503
+                when no version can be loaded.
         """
         options = Options.of(request, self.conf)
-        version = self.registry.published()
-        if version is None:
+        if self.registry.published() is None:
             raise RequestError(409, self._no_model())
         begun = time.perf_counter()
         with self.traffic.inference():
-            predictor = self._predictor(version)
+            version, predictor = self.serving.current()
             loaded = time.perf_counter()
             scan = self._digest(request)
             prediction = predictor.predict(request["image"], request.get("name", ""))
@@ -160,22 +157,6 @@ class PublishedInfer(InferTask):
             "notice": NOTICE,
         }
 
-    def _predictor(self, version: Any) -> Any:
-        from lib.infers.predictor import Predictor  # here: it imports much, and the server should start quickly
-
-        with self._lock:
-            if version.id not in self._predictors:
-                try:
-                    roads = {"openvino": self.conf.openvino, "bfloat16": self.conf.bfloat16}
-                    predictor = _undisturbed(lambda: Predictor(version, self.conf.bundle, **roads))
-                except UserError as error:
-                    raise RequestError(503, f"{version.name} cannot be loaded: {error}") from error
-                if predictor.class_names != list(self.conf.class_names):
-                    raise RequestError(409, f"{version.name} segments {', '.join(predictor.class_names[1:])}, but the "
-                                            f"server was started for {', '.join(self.conf.labels)}.")
-                self._predictors = {version.id: predictor}  # requests under way hold what they began with
-            return self._predictors[version.id]
-
     def _no_model(self) -> str:
         wanted, have = self.conf.min_labels, self.labeled()
         if have < wanted:
@@ -184,15 +165,3 @@ class PublishedInfer(InferTask):
         if training["running"]:
             return f"no model yet: {have} scans are labeled, and a training is running"
         return f"no model yet: {have} scans are labeled, but no training is running: {training['reason']} See /mnseg/."
-
-
-def _undisturbed(build: Callable[[], Any], attempts: int = 5) -> Any:
-    """MONAI looks through all imported modules when it reads a config, and fails when another thread imports one."""
-    for _ in range(attempts - 1):
-        try:
-            return build()
-        except RuntimeError as error:
-            if "changed size during iteration" not in str(error):
-                raise
-            time.sleep(0.2)
-    return build()

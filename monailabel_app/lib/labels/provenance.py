@@ -155,9 +155,21 @@ class Provenance:
 
     def unedited(self) -> set[str]:
         """Scans whose newest label is a mask of ours that nobody changed, also not in the folder of labels."""
+        return self._newest(lambda facts: facts.get("unedited") is True)
+
+    def began_as(self, version: str) -> set[str]:
+        """Scans whose newest label was made when a mask of this version was the one served last.
+
+        Args:
+            version: its id.
+        """
+        return self._newest(lambda facts: facts.get("served") == version and facts.get("edited_voxels") is not None)
+
+    def _newest(self, is_meant: Callable[[Mapping[str, Any]], bool]) -> set[str]:
+        """Scans of whose newest label this holds, and whose label is still that one."""
         with self._lock:
             noted = {image_id: labels[-1].get("sha256") for image_id, labels in self._labels.items()
-                     if labels[-1].get("unedited") is True}  # fmt: skip
+                     if is_meant(labels[-1])}  # fmt: skip
         return {image_id for image_id, sha256 in noted.items() if self._is_still(image_id, sha256)}
 
     def _is_still(self, image_id: str, sha256: str | None) -> bool:

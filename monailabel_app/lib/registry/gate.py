@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from mnseg.reports.statistics import paired_difference
 __all__ = ["Collapse", "Limits", "Verdict", "judge"]
 
 NAN = float("nan")
+# Of one case: the candidate's result and that of the published version.
+Pair = tuple[CaseResult, CaseResult]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Limits:
             ``volume_ml`` apart.
         interval_patients: fewest patients for whom the interval decides. All of fewer than five differences are
             negative by chance alone in more than 5 % of comparisons of equal models (0.5^4 = 6 %).
+        own_label_patients: fewest patients with labels that did not begin as masks of the published version for whom
+            the others are left out of the means.
     """
 
     floor: float = 0.3
@@ -40,6 +44,7 @@ class Limits:
     volume_factor: float = 2.0
     volume_ml: float = 0.5
     interval_patients: int = 5
+    own_label_patients: int = 3
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Verdict:
         low, high: 95 % bootstrap interval of ``difference`` over patients; NaN below two patients.
         cases, patients: how many were compared.
         dice, published_dice: the two means; NaN where there is none.
+        behind: mean Dice that was lost since the best version, this difference included; 0 when nothing was.
         collapsed: the cases in which the candidate fails.
     """
 
@@ -76,6 +82,7 @@ class Verdict:
     patients: int = 0
     dice: float = NAN
     published_dice: float = NAN
+    behind: float = 0.0
     collapsed: tuple[Collapse, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,18 +95,25 @@ def judge(
     published: Sequence[CaseResult] | None,
     margin: float = 0.01,
     limits: Limits | None = None,
+    behind: float = 0.0,
+    corrected: Collection[str] = (),
 ) -> Verdict:
     """Compare a candidate with the published version on the cases that both were measured on.
 
-    Refused are a mean difference below ``-margin``, an interval that lies wholly below 0 (from
+    Refused are a mean difference below ``behind - margin``, an interval that lies wholly below 0 (from
     ``limits.interval_patients`` patients on), any collapsed case, and masks without numbers. Without a published
     version only empty masks, masks without numbers and a mean Dice below ``limits.floor`` are.
 
     Args:
         candidate: one result for each case that the candidate did not train on.
         published: the same for the published version, measured against the same labels; None when there is none.
-        margin: Dice by which the mean may be worse.
+        margin: Dice by which the mean may be worse than that of the best version.
         limits: see `Limits`.
+        behind: `Verdict.behind` of the published version. Without it each version might be a little worse than the one
+            before, without end.
+        corrected: cases whose labels began as masks of the published version. Where a person corrected a mask only in
+            part, its model is praised for the rest. They count for the means only where there are few others, for
+            collapses always.
     """
     limits = limits or Limits()
     if published is None:
@@ -111,28 +125,44 @@ def judge(
                               "one.")
     if broken := tuple(_without_numbers(result for result, _ in pairs)):
         return Verdict(False, f"Kept back: {broken[0].sentence}", cases=len(pairs), collapsed=broken)
-    return _judge_pairs(pairs, margin, limits)
+    return _judge_pairs(pairs, margin, limits, behind, corrected)
 
 
-def _judge_pairs(pairs: Sequence[tuple[CaseResult, CaseResult]], margin: float, limits: Limits) -> Verdict:
+def _judge_pairs(
+    pairs: Sequence[Pair], margin: float, limits: Limits, behind: float, corrected: Collection[str]
+) -> Verdict:
+    collapsed = tuple(collapse for pair in pairs for collapse in _collapses(*pair, limits))
+    pairs, remark = _preferred(pairs, corrected, limits)
     new, old = (_patient_means([pair[side] for pair in pairs], [pair[0].patient for pair in pairs]) for side in (0, 1))
     difference, low, high = paired_difference(new, old)
-    collapsed = tuple(collapse for pair in pairs for collapse in _collapses(*pair, limits))
     facts = {"difference": difference, "low": low, "high": high, "cases": len(pairs), "patients": len(new),
-             "dice": float(np.mean(new)), "published_dice": float(np.mean(old)), "collapsed": collapsed}
-    measured = _measured(**{key: facts[key] for key in facts if key != "collapsed"})
+             "dice": float(np.mean(new)), "published_dice": float(np.mean(old))}
+    measured = _measured(**facts) + remark
+    facts |= {"behind": max(behind - difference, 0.0), "collapsed": collapsed}
     if collapsed:
         more = f" There are {len(collapsed) - 1} more such failures." if len(collapsed) > 1 else ""
         return Verdict(False, f"Kept back: {collapsed[0].sentence}{more} {measured}", **facts)
+    allowed = f"the {margin:g} that is allowed"
+    allowed += f", of which the versions since the best one have used up {behind:.3f}" if behind >= 0.0005 else ""
     # Means of equal cases must not differ from the margin by a rounding error.
-    if not difference >= -margin - 1e-9:
-        return Verdict(False, f"Kept back: the new model is worse by more than the {margin:g} that is allowed. "
-                              f"{measured}", **facts)
+    if not difference >= behind - margin - 1e-9:
+        return Verdict(False, f"Kept back: the new model is worse by more than {allowed}. {measured}", **facts)
     if len(new) >= limits.interval_patients and high < 0:
         return Verdict(False, "Kept back: the new model is a little worse, and on so many patients alike that it is "
                               f"no chance. {measured}", **facts)
-    better = "better" if difference > 0 else f"not worse by more than the {margin:g} that is allowed"
+    better = "better" if difference > 0 else f"not worse by more than {allowed}"
     return Verdict(True, f"The new model is {better}, and no scan got much worse. {measured}", **facts)
+
+
+def _preferred(pairs: Sequence[Pair], corrected: Collection[str], limits: Limits) -> tuple[Sequence[Pair], str]:
+    """The pairs for the means, and what the verdict says of those with corrected labels."""
+    others = [pair for pair in pairs if pair[0].case not in corrected]
+    if len(others) == len(pairs):
+        return pairs, ""
+    began = f"{len(pairs) - len(others)} of {len(pairs)} labels began as masks of the present model"
+    if len({new.patient for new, _ in others}) >= limits.own_label_patients:
+        return others, f" Left out of this: {began}, which they would favor."
+    return pairs, f" {began}, which they favor."
 
 
 def _measured(

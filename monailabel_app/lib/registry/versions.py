@@ -12,7 +12,6 @@ becomes. Folders that begin with a dot are what such a process left behind; the 
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -28,13 +27,12 @@ from lib.durable import append_json_line, as_json, durable_json, durable_write, 
 from lib.errors import RequestError
 from lib.registry.adoption import bundle_parts
 from lib.registry.parts import fill_folder, run_parts
+from lib.registry.state import read_state
 from lib.registry.version import Version, is_version_id
 
 __all__ = ["Registry", "Version"]
 
 logger = logging.getLogger(__name__)
-
-NO_STATE: Mapping[str, Any] = {"version": None, "pinned": False, "previous": [], "event": None}
 
 
 class Registry:
@@ -81,13 +79,16 @@ class Registry:
 
         When somebody has removed its folder, the newest one that was published before it.
         """
+        return next(self.servable(), None)
+
+    def servable(self) -> Iterator[Version]:
+        """The published version, then those that were published before it, newest first; read one by one."""
         state = self._state()
         for version_id in [state["version"], *state["previous"]]:
             if version_id and (version := self._load(version_id)) is not None:
-                return version
-            if version_id:
+                yield version
+            elif version_id:
                 logger.warning("published version %s has no folder any more", version_id)
-        return None
 
     @property
     def pinned(self) -> str | None:
@@ -257,23 +258,7 @@ class Registry:
             return None
 
     def _state(self) -> dict[str, Any]:
-        try:
-            content = json.loads((self.root / "published.json").read_bytes())
-            if isinstance(content["previous"], list) and isinstance(content["pinned"], bool):
-                return {**NO_STATE, **content}
-        except FileNotFoundError:
-            return {**NO_STATE}
-        except (ValueError, KeyError, TypeError):
-            pass
-        logger.error("%s is damaged; the history says what was published", self.root / "published.json")
-        return self._state_of_history()
-
-    def _state_of_history(self) -> dict[str, Any]:
-        """What published.json said, as far as the events know it; each switch carries its outcome."""
-        for event in reversed(read_json_lines(self.root / "events.jsonl")):
-            if isinstance(event.get("state"), dict):
-                return {**NO_STATE, **event["state"], "event": event}
-        return {**NO_STATE}
+        return read_state(self.root)
 
     def _switch(self, state: Mapping[str, Any], version_id: str, pinned: bool, event: Mapping[str, Any]) -> None:
         self._settle()

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from lib.errors import RequestError
+from lib.infers.published import MODEL_NAME
 from lib.server.page import page_facts
 from lib.server.roles import allowed
 
@@ -38,24 +39,31 @@ def api_routes(app: Any) -> APIRouter:
                 return status_of(app)
 
     registry, training = app.registry, app.training
+
+    def usable(version: str) -> str:
+        app.infer_task(MODEL_NAME).serving.require_usable(registry.get(version))
+        return version
+
     button("/train", lambda by, from_scratch=False: training.now(by, from_scratch=from_scratch))
     button("/stop", lambda by: training.stop(by))
     button("/on", lambda by: training.enable(True, by))
     button("/off", lambda by: training.enable(False, by))
-    button("/publish/{version}", lambda by, version: registry.publish(version, by, f"{by} published it."))
+    button("/publish/{version}", lambda by, version: registry.publish(usable(version), by, f"{by} published it."))
     button("/rollback", lambda by: registry.rollback(by))
-    button("/pin/{version}", lambda by, version: registry.pin(version, by))
+    button("/pin/{version}", lambda by, version: registry.pin(usable(version), by))
     button("/unpin", lambda by: registry.pin(None, by))
     return router
 
 
 def status_of(app: Any) -> dict[str, Any]:
     """Everything that the page shows, but pictures."""
-    published = app.registry.published()
+    serving = app.infer_task(MODEL_NAME).serving
+    version = serving.version()
     return {
         **page_facts(app),
         "labels": app.app_conf.label_indices,
-        "model": {"version": published.id, "name": published.name} if published else None,
+        "model": {"version": version.id, "name": version.name} if version else None,
+        "model_fault": serving.fault() or None,
         "pinned": app.registry.pinned,
         "versions": [{**version.facts, "id": version.id, "name": version.name} for version in app.registry.versions()],
         "history": app.registry.history()[-50:],

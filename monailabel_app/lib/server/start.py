@@ -15,6 +15,7 @@ from typing import Any
 from lib.conf import AppConf
 from lib.durable import append_json_line, read_json_lines
 from lib.errors import RequestError
+from lib.infers.serving import Serving
 from lib.registry.parts import sha256_of
 from mnseg.data.volume_formats import VOLUME_SUFFIXES
 from mnseg.errors import UserError
@@ -138,8 +139,11 @@ def publish_first_model(registry: Any, conf: AppConf) -> None:
         logger.info("a version is published already; %s is left alone", conf.model)
         return
     version = registry.adopt(conf.model, by="the server's start")
+    try:
+        Serving(conf, registry).require_usable(version)
+    except RequestError as error:
+        raise UserError(f"--conf model {conf.model}: {error.sentence}") from error
     registry.publish(version.id, by="the server's start", reason=f"A model to begin with: {conf.model}.")
-    require_same_labels(registry, conf)
 
 
 def import_labels(app: Any) -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import contextlib
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib.durable import durable_json, durable_write
 from lib.trainers.warm_start import trained_of
 from mnseg.data.content_digests import ContentDigests
 
-__all__ = ["Plan", "Task", "plan_comparison"]
+__all__ = ["Plan", "Task", "keep_predictions", "plan_comparison"]
 
 UNREADABLE = "unreadable"
+OWN_SCANS = 3
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,15 @@ class Task:
     overlay: the model's model.json.
     cases: to predict.
     folder: where ``<case>.nii.gz`` go; what lies there already is not made again.
+    needed: whether a model that cannot be loaded ends the comparison. One that is served must not keep better ones
+        from being trained; its cases are not compared then.
     """
 
     model_file: Path
     overlay: Path
     cases: tuple[str, ...]
     folder: Path
+    needed: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Plan:
     """What the child process does: first the tasks, then the measures.
 
     candidate, published: case -> mask; ``published`` is None without a published version.
+    own: case -> mask by the candidate's main model of scans that it was trained on; empty without folds.
     images, labels, patients: by case.
     digests: of the images' bytes, by case: a mask counts for the image that it was made of.
     """
@@ -52,7 +60,7 @@ class Plan:
     notice: str = ""
     device: str | None = None
     version: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Path] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,7 +69,7 @@ class Plan:
 def plan_comparison(
     run_dir: Path,
     datalist: Mapping[str, Any],
-    folds: Iterable[Mapping[str, Any]],
+    folds: Sequence[Mapping[str, Any]],
     published: Any,
     class_names: Collection[str],
     bundle: Path,
@@ -73,6 +81,9 @@ def plan_comparison(
     predicted by its model if that never saw it, else by that of its fold models that never did, else left out. So is
     one whose scan was replaced under its name since the mask was made.
 
+    Folds measure other weights than those that would be served. So the candidate's main model predicts a few of the
+    folds' cases as well, which it was trained on.
+
     Args:
         run_dir: of the candidate, with model.json, models/ and folds/.
         datalist: content of its datalist.json, paths absolute.
@@ -83,14 +94,16 @@ def plan_comparison(
         device: of the server's settings.
     """
     items = {item["case"]: item for key in ("labeled", "validation") for item in datalist[key]}
-    own = {item["case"] for item in datalist["validation"]}
-    tasks = [Task(run_dir / "models" / "model.pt", run_dir / "model.json", tuple(sorted(own)), run_dir / "predictions")]
+    model, overlay = run_dir / "models" / "model.pt", run_dir / "model.json"
+    validation = sorted(item["case"] for item in datalist["validation"])
+    tasks = [Task(model, overlay, tuple(validation), run_dir / "predictions")]
     for fold in folds:
         folder = run_dir / "folds" / str(fold["index"])
-        tasks.append(Task(folder / "models" / "model.pt", run_dir / "model.json", tuple(fold["predicted"]),
-                          run_dir / "predictions"))
+        tasks.append(Task(folder / "models" / "model.pt", overlay, tuple(fold["predicted"]), run_dir / "predictions"))
     cases = sorted(case for task in tasks for case in task.cases)
     digests = _digests({case: items[case]["image"] for case in cases}, run_dir)
+    seen = sorted(case for fold in folds for case in fold["predicted"])[:OWN_SCANS]
+    tasks.append(Task(model, overlay, tuple(seen), run_dir / "own"))
     old = None
     if published is not None:
         more, old = _of_published(published, digests, run_dir / "predicted" / published.id)
@@ -108,7 +121,30 @@ def plan_comparison(
         notice=f"mnseg {run_dir.name}; not for diagnosis",
         device=device,
         version=None if published is None else published.id,
+        own={case: run_dir / "own" / f"{case}.nii.gz" for case in seen},
     )
+
+
+def keep_predictions(published: Any, folder: Path, digests: Mapping[str, str]) -> None:
+    """Give a version the masks ``folder/<case>.nii.gz`` that it lacked, so that they need not be made again.
+
+    Args:
+        published: the version.
+        folder: of the masks.
+        digests: see `Plan`.
+    """
+    made = sorted(folder.glob("*.nii.gz"))
+    if not made or not published.path.is_dir():
+        return
+    cases = {mask.name.removesuffix(".nii.gz"): mask for mask in made}
+    index, known = published.path / "predictions.json", published.predicted_images()
+    with contextlib.suppress(OSError):  # the version may have been removed meanwhile
+        # A kill in between leaves masks of which it is not known what they were made of: they do not count.
+        durable_json(index, {case: digest for case, digest in known.items() if case not in cases})
+        for mask in made:
+            durable_write(published.predictions / mask.name,
+                          lambda temporary, mask=mask: shutil.copyfile(mask, temporary))
+        durable_json(index, known | {case: digests[case] for case in cases if case in digests})
 
 
 def _digests(images: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -141,5 +177,5 @@ def _of_published(published: Any, digests: Mapping[str, str], folder: Path) -> t
             model = published.fold_checkpoint(fold)
         missing.setdefault(model, []).append(case)
         masks[case] = folder / f"{case}.nii.gz"
-    tasks = [Task(model, published.overlay, tuple(some), folder) for model, some in missing.items()]
+    tasks = [Task(model, published.overlay, tuple(some), folder, needed=False) for model, some in missing.items()]
     return tasks, masks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -14,8 +13,7 @@ from typing import Any, Protocol
 
 from lib.conf import AppConf
 from lib.durable import durable_json, durable_write
-from lib.registry.measure import CaseResult
-from lib.trainers.comparison import plan_comparison
+from lib.trainers.comparison import keep_predictions, plan_comparison
 from lib.trainers.datalist import Pool, gather, known_scans, write_fold_datalist, write_run_datalist
 from lib.trainers.job import Job
 from lib.trainers.process import ChildError, StoppedError
@@ -39,6 +37,8 @@ class Provenance(Protocol):
     """What the steps ask of `lib.labels.provenance.Provenance`."""
 
     def unedited(self) -> set[str]: ...
+
+    def began_as(self, version: str) -> set[str]: ...
 
 
 def enough_to_train(split: Split) -> str:
@@ -258,26 +258,11 @@ class Steps:
         self.execute(self.programs.compare(scratch / "plan.json", scratch / "results.json"), self.folder)
         durable_json(self.folder / "predictions.json", {case: plan.digests[case] for case in plan.candidate})
         if published is not None:
-            self._keep_predictions(published, plan.digests)
+            keep_predictions(published, self.folder / "predicted" / published.id, plan.digests)
         results = json.loads((scratch / "results.json").read_bytes())
         for case, why in sorted(results["faults"].items())[:LARGEST_LIST]:
             self.job.note(f"{case} is not compared: {why}")
         return results
-
-    def _keep_predictions(self, published: Any, digests: Mapping[str, str]) -> None:
-        """Give a version the masks it lacked, so that they need not be made again."""
-        made = sorted((self.folder / "predicted" / published.id).glob("*.nii.gz"))
-        if not made or not published.path.is_dir():
-            return
-        cases = {mask.name.removesuffix(".nii.gz"): mask for mask in made}
-        index, known = published.path / "predictions.json", published.predicted_images()
-        with contextlib.suppress(OSError):  # the version may have been removed meanwhile
-            # A kill in between leaves masks of which it is not known what they were made of: they do not count.
-            durable_json(index, {case: digest for case, digest in known.items() if case not in cases})
-            for mask in made:
-                durable_write(published.predictions / mask.name,
-                              lambda temporary, mask=mask: shutil.copyfile(mask, temporary))
-            durable_json(index, known | {case: digests[case] for case in cases if case in digests})
 
     def make_version(self) -> None:
         """Put the run into the registry, unpublished."""
@@ -300,7 +285,7 @@ class Steps:
 
     def judge(self) -> None:
         """Publish the version, or keep it back, and say why."""
-        from lib.registry.gate import judge  # here: scipy.stats takes a second or two to import
+        from lib.trainers.judging import judge_results  # here: scipy.stats takes a second or two to import
 
         version, published = self.registry.get(self.job.facts["version"]), self.registry.published()
         if published is not None and published.id == version.id:
@@ -308,9 +293,9 @@ class Steps:
             self.job.update(outcome="published", verdict=version.facts.get("verdict"))
             return
         results = self._results(published)
-        candidate = [CaseResult.from_dict(result) for result in results["candidate"]]
-        reference = None if published is None else [CaseResult.from_dict(result) for result in results["published"]]
-        verdict = judge(candidate, reference, self.conf.margin)
+        folds = load_datalist(self.folder / "datalist.json")["folds"]
+        corrected = self.provenance.began_as(published.id) if published is not None else set()
+        verdict = judge_results(results, folds, published, self.conf.margin, corrected)
         self.registry.annotate(version.id, verdict=verdict.as_dict(), results=results["candidate"])
         if verdict.publish:
             is_published = self.registry.publish(version.id, "the server", verdict.reason, verdict.as_dict())
@@ -324,7 +309,8 @@ class Steps:
     def _results(self, published: Any) -> dict[str, Any]:
         """The comparison's, unless another version was published meanwhile."""
         results = json.loads((self.folder / "comparison" / "results.json").read_bytes())
-        return results if results["version"] == (published.id if published is not None else None) else self.compare()
+        is_current = results["version"] == (published.id if published is not None else None)
+        return results if is_current and "own" in results else self.compare()  # not in those of an older server
 
     def _is_recorded(self, version_id: str) -> bool:
         return any(event.get("kind") == "refused" and event.get("version") == version_id

@@ -7,7 +7,8 @@ import os
 
 import numpy as np
 import pytest
-from lib.activelearning.scores import ScoreReader, Scores
+from lib.activelearning.scores import ScoreReader, Scores, newest_scores
+from lib.registry.versions import Registry
 
 SCANS = {
     "a": {"disagreement": 0.3, "features": [1.0, 5.0, 2.0], "stamp": ""},
@@ -59,3 +60,27 @@ def test_a_broken_file_counts_as_none(tmp_path, text, caplog):
 def test_no_version_and_no_file(tmp_path):
     assert ScoreReader(lambda: None)() is None
     assert ScoreReader(lambda: ("0001", tmp_path / "missing.json"))() is None
+
+
+def test_until_the_published_version_has_scored_the_scans_the_newest_scores_hold(tmp_path):
+    registry = Registry(tmp_path / "registry")
+
+    def version():
+        run = tmp_path / str(len(registry.versions()))
+        run.mkdir()
+        for name in ("model.pt", "model.json"):
+            (run / name).write_text("{}")
+        return registry.create(run, {})
+
+    assert newest_scores(registry) is None
+    first, second, third = version(), version(), version()
+    assert newest_scores(registry) is None
+    write(first.scores, SCANS)
+    registry.publish(third.id, "the server", "better")
+    assert newest_scores(registry) == ("mnseg 0001", first.scores)
+    write(second.scores, SCANS)  # kept back
+    assert newest_scores(registry) == ("mnseg 0002", second.scores)
+    write(third.scores, SCANS)
+    assert newest_scores(registry) == ("mnseg 0003", third.scores)
+    registry.publish(first.id, "anna", "by hand")
+    assert newest_scores(registry) == ("mnseg 0001", first.scores), "the published one's, not the newest"

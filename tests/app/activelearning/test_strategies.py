@@ -118,7 +118,7 @@ def test_empty_and_unreadable_scans(tmp_path):
 def test_before_anything_is_trained(make):
     strategy, store = make()["disagreement"], Store("abcdefghi")
     answer = ask(strategy, store)
-    assert answer["id"] == "a" and "nothing is trained and scored yet" in answer["note"]
+    assert answer["id"] == "a" and "there are no scores to go by" in answer["note"]
     assert ask(strategy, store, "ben")["id"] == "i", "far in the list from what is open"
 
 

@@ -42,6 +42,24 @@ def test_the_margin_is_inclusive():
     assert refused.difference == pytest.approx(-0.01)
 
 
+def test_losses_since_the_best_version_use_up_the_margin():
+    """Each of 30 candidates is worse by 0.004 than the version that is published then."""
+    dice, behind, published = 0.9, 0.0, 0
+    for _ in range(30):
+        verdict = judge(cases([dice - 0.004] * 3), cases([dice] * 3), margin=0.01, behind=behind)
+        if verdict.publish:
+            dice, behind, published = dice - 0.004, verdict.behind, published + 1
+    assert published == 2 and (dice, behind) == pytest.approx((0.892, 0.008))
+    assert "more than the 0.01 that is allowed, of which the versions since the best one have used up 0.008" \
+           in verdict.reason
+    assert judge(cases([dice] * 3), cases([dice] * 3), behind=behind).behind == pytest.approx(0.008), "nor given back"
+    better = judge(cases([dice + 0.005] * 3), cases([dice] * 3), behind=behind)
+    assert better.publish and better.behind == pytest.approx(0.003)
+    assert judge(cases([dice + 0.05] * 3), cases([dice] * 3), behind=behind).behind == 0
+    small = judge(cases([dice + 0.001] * 3), cases([dice] * 3), margin=0.005, behind=behind)
+    assert not small.publish, "a smaller margin holds for what was lost before as well"
+
+
 def test_an_interval_below_zero_is_refused_when_patients_are_enough():
     changes = [-0.004, -0.006, -0.005, -0.003, -0.007]  # mean -0.005: within the margin, but never better
     old = [0.8] * 5
@@ -79,6 +97,21 @@ def test_only_common_cases_are_compared():
     assert verdict.publish and verdict.cases == 1 and verdict.difference == pytest.approx(0.1)
     none = judge([case("a", 0.9)], [case("b", 0.8)])
     assert not none.publish and "no scan on which" in none.reason and math.isnan(none.difference)
+
+
+def test_labels_that_began_as_masks_of_the_published_version_count_only_where_others_are_few():
+    new, old = cases([0.90, 0.90, 0.90, 0.80, 0.80]), cases([0.85, 0.85, 0.85, 0.95, 0.95])
+    biased = judge(new, old)
+    assert not biased.publish and biased.difference == pytest.approx(-0.03)
+    three = judge(new, old, corrected={"scan3", "scan4", "another"})
+    assert three.publish and three.difference == pytest.approx(0.05) and three.cases == three.patients == 3
+    assert three.reason.endswith("Left out of this: 2 of 5 labels began as masks of the present model, which they "
+                                 "would favor.")
+    two = judge(new, old, corrected={"scan2", "scan3", "scan4"})
+    assert not two.publish and two.difference == biased.difference and two.cases == 5
+    assert two.reason.endswith("3 of 5 labels began as masks of the present model, which they favor.")
+    collapsed = judge([*new[:3], *cases([0.9] * 5, volume=0, hd95=NAN)[3:]], old, corrected={"scan3", "scan4"})
+    assert not collapsed.publish and "on the scan scan3 it finds no liver" in collapsed.reason
 
 
 @pytest.mark.parametrize(("new", "old", "kind"), [

@@ -207,6 +207,23 @@ def test_few_patients_in_validation_make_folds(bench):
         assert asked and asked.isdisjoint(trained) and HELD[0] not in trained and lists["validation"] == []
 
 
+def test_weights_that_no_fold_measured_are_run_before_they_are_served(bench):
+    """Without scans of validation only fold models are compared; what would be served is the main model."""
+    b = bench()
+    b.fill(free=5, held=0)
+    service = b.started()
+    assert b.ended(service)["outcome"] == "published"
+    own = b.workspace / "runs/0001/own"
+    assert {path.name.removesuffix(".nii.gz") for path in own.iterdir()} == set(sorted(FREE[:5])[:3])
+    assert json.loads((own / f"{FREE[0]}.nii.gz").read_text())["by"].endswith("runs/0001/models/model.pt")
+    assert "fold models" in b.registry.published().facts["verdict"]["reason"]
+    behave(b.workspace, dice=0.9, own_dice=0.0)
+    b.label(service, FREE[0], b"corrected")
+    job = b.ended(service, 2)
+    assert (job["outcome"], job["verdict"]["dice"]) == ("kept", pytest.approx(0.9))
+    assert "the new model itself" in job["verdict"]["reason"] and b.registry.published().id == "0001"
+
+
 def test_fold_models_are_warm_started_from_their_own_fold_alone(bench):
     b = bench()
     b.fill(free=4, held=1, unlabeled=6)

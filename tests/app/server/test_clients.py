@@ -36,12 +36,12 @@ def test_info_shows_the_model_before_and_after_it_is_trained(server, versions, m
     assert info["models"]["mnseg"]["description"] == "mnseg 0001, not for diagnosis"
     assert info["trainers"].keys() == info["train_stats"].keys() == {"mnseg"}
     assert {"first", "random"} <= info["strategies"].keys()
-    monkeypatch.setattr(server.app.registry, "published", lambda: None)
+    monkeypatch.setattr(server.app.registry, "servable", lambda: iter(()))
     assert "label at least 3 scans" in server.client().info()["models"]["mnseg"]["description"]
 
 
 def test_without_a_model_the_answer_says_what_to_do(server, monkeypatch):
-    monkeypatch.setattr(server.app.registry, "published", lambda: None)
+    monkeypatch.setattr(server.app.registry, "servable", lambda: iter(()))
     with pytest.raises(MONAILabelClientException) as caught:
         server.client().infer("mnseg", IMAGE, dict(SLICER))
     assert "Status: 409" in caught.value.msg
@@ -54,7 +54,7 @@ def test_without_a_model_the_answer_says_what_to_do(server, monkeypatch):
 ])
 def test_without_a_model_the_answer_says_whether_one_is_coming(server, monkeypatch, running, hint):
     task = server.app.infer_task("mnseg")
-    monkeypatch.setattr(server.app.registry, "published", lambda: None)
+    monkeypatch.setattr(server.app.registry, "servable", lambda: iter(()))
     monkeypatch.setattr(task, "labeled", lambda: 4)
     state = {"running": running, "reason": "Retraining by itself is switched off."}
     monkeypatch.setattr(task, "training", lambda: {**server.app.training.status(), **state})
@@ -219,7 +219,7 @@ def test_train_start_status_stop(server, monkeypatch, tmp_path):
 
 def test_a_status_poll_does_not_wait_for_an_inference(server, published, monkeypatch):
     task, entered = server.app._infers["mnseg"], threading.Event()
-    predictor = task._predictor(published)
+    _, predictor = task.serving.current()
     predict = predictor.predict
 
     def slow(*args):
@@ -244,7 +244,7 @@ def test_a_status_poll_does_not_wait_for_an_inference(server, published, monkeyp
 
 def test_a_request_keeps_the_version_that_it_began_with(server, published, versions, monkeypatch, tmp_path):
     task, entered, go_on = server.app._infers["mnseg"], threading.Event(), threading.Event()
-    predictor = task._predictor(published)
+    _, predictor = task.serving.current()
     predict = predictor.predict
 
     def held(*args):
@@ -316,8 +316,9 @@ def test_a_model_is_loaded_although_another_thread_imports(server, published, mo
         return real(*args, **options)
 
     monkeypatch.setattr(predictor, "Predictor", disturbed)
-    monkeypatch.setattr(server.app._infers["mnseg"], "_predictors", {})
-    assert server.app._infers["mnseg"]._predictor(published).class_names[1:] == list(LABELS) and len(calls) == 3
+    serving = server.app._infers["mnseg"].serving
+    monkeypatch.setattr(serving, "_predictors", {})
+    assert serving.current()[1].class_names[1:] == list(LABELS) and len(calls) == 3
 
 
 def test_the_next_sample_is_never_one_that_turns_out_to_be_no_volume(server, monkeypatch):

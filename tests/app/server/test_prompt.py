@@ -40,7 +40,7 @@ def test_viewers_find_it_among_their_interactive_models(server):
 
 
 def test_a_point_and_a_box_become_a_mask_before_anything_is_trained(server, shown, tmp_path, monkeypatch):
-    monkeypatch.setattr(server.app.registry, "published", lambda: None)
+    monkeypatch.setattr(server.app.registry, "servable", lambda: iter(()))
     truth, box, middle = shown
     params = {"label": "bean", "foreground": [middle], "background": [], "roi": box, **SLICER}
     file, answer = server.client(folder=tmp_path).infer("prompt", IMAGE, params)

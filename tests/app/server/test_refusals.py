@@ -267,16 +267,6 @@ def test_what_nobody_foresaw_is_one_sentence(server, published, monkeypatch):
     refused(requests.post(f"{server.url}/activelearning/first"), 500, "ZeroDivisionError")
 
 
-def test_a_model_that_cannot_be_loaded_is_said(server, published, tmp_path, monkeypatch):
-    from lib.registry.version import Version
-
-    broken = Version("0099", tmp_path, {})
-    (tmp_path / "model.json").write_text(published.overlay.read_text())
-    (tmp_path / "model.pt").write_bytes(b"half a file")
-    monkeypatch.setattr(server.app.registry, "published", lambda: broken)
-    refused(infer(server), 503, "mnseg 0099 cannot be loaded")
-
-
 def test_buttons(server, published, versions):
     def press(path, **body):
         return requests.post(f"{server.url}/mnseg/{path}", json=body)

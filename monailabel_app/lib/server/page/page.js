@@ -113,7 +113,8 @@ function noModel(status) {
 function showVersions(status) {
   const published = status.model;
   show("published-text", published
-    ? published.name + " is served" + (status.pinned ? ", pinned" : "")
+    ? published.name + " is served" + (status.pinned === published.version ? ", pinned" : "")
+      + (status.model_fault ? ". " + status.model_fault : "")
     : noModel(status));
   byId("unpin").hidden = !status.pinned;
   byId("rollback").disabled = !status.can_roll_back;
