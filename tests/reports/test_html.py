@@ -97,7 +97,7 @@ def test_table_shows_the_numbers_of_the_csv(page, workplace):
     bad = load_run("bad", workplace / "bad")
     dice = [row["dice"] * 100 for row in bad.metrics if row["class"] == 2]
     row = next(row for row in page.rows if row[0] == "bean" and "100.0" not in row[1])
-    assert row[1] == f"{np.mean(dice):.1f} ± {np.std(dice):.1f}"
+    assert row[1] == f"{np.mean(dice):.1f} ± {np.std(dice, ddof=1):.1f}"
     assert row[-2:] == ["5", str(sum(r["note"] == "empty prediction" for r in bad.metrics if r["class"] == 2))]
     perfect = next(row for row in page.rows if row[0].startswith("M&N <new>"))
     assert perfect[1] == "100.0 ± 0.0" and perfect[3] == "0.00 ± 0.00"

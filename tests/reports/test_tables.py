@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from html_page import Page
 from mnseg.metrics.field import METRIC_NAMES
 from mnseg.reports.run_data import Run
-from mnseg.reports.tables import difference_table, headlines
+from mnseg.reports.tables import difference_table, headlines, metric_table
 
 
 def made(name: str, *cases: tuple[float, ...]) -> Run:
@@ -20,6 +21,12 @@ def made(name: str, *cases: tuple[float, ...]) -> Run:
         for k, value in enumerate(values, start=1)
     ]
     return Run(name, Path(name), rows)
+
+
+def test_the_spread_is_the_samples():
+    """Two values at a distance of 0.2: 0.2 / sqrt(2), not the 0.1 of a whole population; a single value has none."""
+    rows = Page(metric_table([made("two", (0.7,), (0.9,)), made("one", (0.8,))])).rows
+    assert [row[1] for row in rows if row[0] == "class 1"] == [f"80.0 ± {20 / sqrt(2):.1f}", "80.0 ± 0.0"]
 
 
 def test_each_class_has_its_own_differences():
