@@ -282,17 +282,6 @@ def test_a_label_a_twentieth_of_a_voxel_away_is_the_same_place(run):
     workflow(run).initialize()
 
 
-def test_evaluate_and_inference_share_their_defaults():
-    evaluate_json, inference_json = (
-        ConfigParser.load_config_file(CONFIGS / f"{n}.json") for n in ("evaluate", "inference")
-    )
-    own = {"preprocessing", "dataset", "postprocessing", "handlers", "evaluator", "initialize", "run",
-           "invert_probabilities", "faults", "name_formatter"}  # fmt: skip
-    shared = (set(evaluate_json) & set(inference_json)) - own
-    assert {"bundle_root", "intensity", "network_def", "spacing", "inferer", "nifti_writer"} <= shared
-    assert {k for k in shared if evaluate_json[k] != inference_json[k]} == set()
-
-
 def test_merged_after_train_only_the_shared_keys_and_the_program_change():
     if not (CONFIGS / "train.json").exists():
         pytest.skip("train.json is not part of this copy of the bundle")

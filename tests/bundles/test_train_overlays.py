@@ -120,7 +120,10 @@ def test_a_mean_teacher_learns_what_g_learns_under_co_training(data, tmp_path):
     ours, theirs = history(tmp_path / "mn"), history(tmp_path / "mt")
     for key in ("student", "num_unlabeled", "unlabeled_seen"):
         assert [line[key] for line in ours] == [line[key] for line in theirs]
-    average = trainer.teachers["3d"].network
+    teacher = trainer.teachers["3d"]
+    assert (teacher.passes, teacher.noise) == (4, 0.1)
+    assert trainer.loss.unlabeled.max_entropy == 0.75
+    average = teacher.network
     assert average is not trainer.networks["3d"] and not average.training
     saved = torch.load(tmp_path / "mt" / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(value, average.state_dict()[name]) for name, value in saved.items())

@@ -18,6 +18,11 @@ def batch(b_l: int, b_u: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return image, label, torch.full((b_u, b_l + 1, *SHAPE), 1 / (b_l + 1))
 
 
+def along(box: torch.Tensor, axis: int) -> list[int]:
+    """The positions along an axis at which an (H, W, D) box has voxels."""
+    return box.any(dim=tuple(a for a in range(3) if a != axis)).nonzero().flatten().tolist()
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_voxels_and_targets_come_from_the_same_patch(seed):
     torch.manual_seed(seed)
@@ -35,7 +40,7 @@ def test_voxels_and_targets_come_from_the_same_patch(seed):
         assert (target[j][:, ~pasted] == 1 / 4).all()
         box = pasted if pasted.sum() == 6 * 4 * 8 else ~pasted
         assert box.sum() == 6 * 4 * 8
-        lengths = [int(box.any(dim=tuple(a for a in range(3) if a != axis)).sum()) for axis in range(3)]
+        lengths = [len(along(box, axis)) for axis in range(3)]
         assert lengths == [6, 4, 8], "a box of two thirds along every axis"
 
 
@@ -48,6 +53,18 @@ def test_both_sides_and_all_labeled_patches_are_drawn():
     assert {float(mixed[2 + j, 0][pasted[j]][0]) for j in range(40)} == {0.0, 1.0}
 
 
+def test_a_box_may_begin_wherever_it_still_fits():
+    """A box that never reached the last voxel would leave a rim of patches that is hardly ever mixed."""
+    torch.manual_seed(0)
+    mixed, _ = BoxMix(0.5)(*batch(1, 100))
+    starts = [set(), set(), set()]
+    for pasted in mixed[1:, 0] == 0:
+        box = pasted if pasted.sum() == 4 * 3 * 6 else ~pasted
+        for axis in range(3):
+            starts[axis].add(along(box, axis)[0])
+    assert starts == [set(range(9 - 4 + 1)), set(range(6 - 3 + 1)), set(range(12 - 6 + 1))]
+
+
 def test_partial_labels_are_not_mixed_in():
     torch.manual_seed(0)
     image, label, pseudo = batch(2, 20)
@@ -56,6 +73,20 @@ def test_partial_labels_are_not_mixed_in():
     assert not (mixed[2:] == 0).any() and (mixed[2:] == 1).any()
     everything = BoxMix()(image, label, pseudo, torch.ones(2, 3, dtype=torch.bool))
     assert everything[0] is image and everything[1] is pseudo
+
+
+def test_the_trainer_says_which_labels_are_partial(co_training):
+    class Spy(BoxMix):
+        def __call__(self, image, label, pseudo, ignored=None):
+            seen.append(None if ignored is None else sorted(ignored.any(dim=1).tolist()))
+            return super().__call__(image, label, pseudo, ignored)
+
+    seen: list = []
+    run = co_training(stage_1=0, stage_2=2, mode="fixed", num_unlabeled=2, mix=Spy())
+    run.items[1]["label"].clamp_(max=1)
+    run.items[1]["ignored_mask"] = [False, False, True]
+    run.trainer.run()
+    assert seen == [[False, True]] * 4, "two epochs of two batches, each with both labeled patches"
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, 2])

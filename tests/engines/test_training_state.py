@@ -77,6 +77,18 @@ def test_best_metric_is_kept(co_training, tmp_path):
     assert (run.trainer.state.best_metric, run.trainer.state.best_metric_epoch) == (0.9, 3)
 
 
+def test_the_scale_of_the_loss_is_kept(co_training, tmp_path):
+    """From its initial value a continued float16 run would skip the steps again that found the right one."""
+    run = co_training(amp_dtype="float16", stage_1=1, stage_2=0, epoch_length=1)
+    run.trainer.scalers["2d"]._init_scale = 2.0**40  # overflows: the first step lowers it
+    run.trainer.run()
+    saved(run, tmp_path / "c.pt")
+    other = co_training(amp_dtype="float16")
+    TrainingState(tmp_path / "c.pt", objects_of(other), SETTINGS).load(other.trainer)
+    assert other.trainer.scalers["2d"].get_scale() == run.trainer.scalers["2d"].get_scale() == 2.0**39
+    assert other.trainer.scalers["3d"].get_scale() == 2.0**16
+
+
 def test_other_settings_are_refused_and_named(co_training, tmp_path):
     run = co_training()
     saved(run, tmp_path / "c.pt")

@@ -42,3 +42,11 @@ def test_structures_that_no_scan_has_are_not_measured(make_engine, run):
     CoValidationHandler({"val_dice_3d": nothing, "val_dice_2d": some}, 1).attach(engine)
     run(engine, 1)
     assert engine.state.validation == {"val_dice_2d": 0.75}
+
+
+def test_the_classes_of_a_case_are_averaged_first(make_engine, run):
+    """As MONAI's metrics do it; the mean over all three values would be 2/3."""
+    engine = make_engine()
+    CoValidationHandler({"val_dice_3d": Fake(2, [[0.0, 1.0], [1.0, nan]])}, 1).attach(engine)
+    run(engine, 1)
+    assert engine.state.validation == {"val_dice_3d": 0.75}

@@ -58,6 +58,32 @@ def test_only_when_unlabeled_patches_are_drawn_and_due(make_engine, run):
     assert seen.calls == [0, 0, 3, 3, 3, 6, 6, 6, 9]  # epochs 3, 6, 9
 
 
+def test_due_is_counted_from_the_last_refresh(make_engine, run):
+    """Not from the turn of the scan that has waited longest: of a pool of two turns, one is always older."""
+    engine = make_engine(num_unlabeled=1)
+    seen = attach(engine, 10, interval=2, max_cases=4)
+    run(engine, 6)
+    assert seen.calls == [4, 4, 8, 8, 12, 12]  # epochs 1, 3, 5
+
+
+def test_predicts_in_the_precision_of_the_training(make_engine, run):
+    engine = make_engine(num_unlabeled=1)
+    engine.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    seen = attach(engine, 5)
+    mixed = []
+    seen.network.register_forward_pre_hook(lambda *_: mixed.append(torch.is_autocast_enabled("cpu")))
+    run(engine, 1)
+    assert mixed == [True] * 3
+
+
+def test_keeps_at_most_limit_voxels(make_engine, run):
+    engine = make_engine(num_unlabeled=1)
+    seen = attach(engine, 3, limit=5)
+    seen.network.forward = lambda x: torch.cat([x, -x], dim=1)  # foreground everywhere but in one voxel
+    run(engine, 1)
+    assert len(seen.store.indices["c2"]) == 5
+
+
 def test_cost_does_not_grow_with_the_pool(make_engine, run):
     """At most `max_cases` predictions a refresh; those that have waited longest come first."""
     for cases in (12, 120):

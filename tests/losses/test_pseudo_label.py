@@ -93,6 +93,15 @@ def test_uncertain_voxels_are_left_out():
     assert logits.grad[0, :, 0].abs().max() == 0 < logits.grad[0, :, 1].abs().min()
 
 
+def test_where_no_voxel_is_certain_there_is_no_loss():
+    """The mean over no voxel would be NaN and stop the run."""
+    logits = torch.randn(1, 3, 2, 2, 2, requires_grad=True)
+    loss = PseudoLabelLoss(w_dice=0, max_entropy=0.5)(logits, torch.full((1, 3, 2, 2, 2), 1 / 3))
+    assert loss.item() == 0
+    loss.backward()
+    assert logits.grad.abs().max() == 0
+
+
 def test_max_entropy_of_one_counts_every_voxel():
     logits, target = torch.randn(2, 3, 2, 3, 4), torch.rand(2, 3, 2, 3, 4).softmax(dim=1)
     assert torch.allclose(PseudoLabelLoss(max_entropy=1.0)(logits, target), PseudoLabelLoss()(logits, target))

@@ -57,7 +57,9 @@ def test_files_per_case_and_class(tmp_path, caplog):
         ("case2", "2", "right", "1.0", ""),
     ]
     right = json.loads((tmp_path / "eval" / "field_summary.json").read_text())["classes"]["right"]
-    assert right["dice"] == {"mean": 0.5, "std": 0.5, "median": 0.5, "count": 2, "left_out": 0}
+    # Of 0 and 1: the sample's deviation is sqrt(1 / 2), a whole population's would be 1 / 2.
+    std = pytest.approx(0.5**0.5)
+    assert right["dice"] == {"mean": 0.5, "std": std, "median": 0.5, "count": 2, "left_out": 0}
     assert right["hd95_mm"] == {"mean": 0.0, "std": 0.0, "median": 0.0, "count": 1, "left_out": 1}
     assert right["notes"] == {"empty prediction": 1}
     assert "right: 1 of 2 left out of the distance means (1 empty prediction)" in caplog.text

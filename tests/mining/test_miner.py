@@ -103,16 +103,20 @@ def test_a_dropped_component_rejects_the_image_unless_asked_otherwise():
     np.testing.assert_array_equal(part.label, LEFT)
 
 
-def test_where_masks_overlap_the_better_one_wins():
+@pytest.mark.parametrize(("sure_of_left", "winner"), [(0.95, 1), (0.1, 2)])
+def test_where_masks_overlap_the_better_one_wins(sure_of_left, winner):
+    """The wide mask agrees little with its component: it wins where the model is hardly sure of the other."""
     wide = disk(SHAPE, (30, 40), 29)
 
     def answer(prompt):
         left = (LEFT & prompt.component).any()
-        return (LEFT if left else wide)[None], np.array([0.95 if left else 0.9])
+        return (LEFT if left else wide)[None], np.array([sure_of_left if left else 0.9])
 
-    mined = Miner(Oracle([], answer=answer), min_agreement=0).mine("a", IMAGE, guess(LEFT, RIGHT))
-    np.testing.assert_array_equal(mined.label == 1, LEFT)
-    np.testing.assert_array_equal(mined.label == 2, wide & ~LEFT)
+    miner = Miner(Oracle([], answer=answer), min_predicted_iou=0, min_agreement=0)
+    mined = miner.mine("a", IMAGE, guess(LEFT, RIGHT))
+    assert (LEFT & wide).any()
+    expected = LEFT + 2 * (wide & ~LEFT) if winner == 1 else 2 * wide + (LEFT & ~wide)
+    np.testing.assert_array_equal(mined.label, expected)
 
 
 @settings(max_examples=15, deadline=None)

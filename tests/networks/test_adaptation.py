@@ -50,6 +50,20 @@ def test_lora_sits_where_the_structure_says(model_dir):
         assert m.scaling["default"] == 1.0
 
 
+@families
+def test_lora_trains_adapters_biases_and_norms_of_the_encoder_and_all_else(model_dir):
+    net = adapt(load_segmenter(model_dir, 3).model, "lora", rank=4)
+    encoder = f"{encoder_name(net)}."
+    for name, p in net.named_parameters():
+        assert p.requires_grad == (not name.startswith(encoder) or p.ndim <= 1 or ".lora_" in name), name
+
+
+@families
+def test_every_adapter_has_the_dropout_asked_for(model_dir):
+    net = adapt(load_segmenter(model_dir, 3).model, "lora", rank=4, dropout=0.25)
+    assert {m.lora_dropout["default"].p for m in net.modules() if isinstance(m, LoraLayer)} == {0.25}
+
+
 @pytest.mark.parametrize("model_dir", ["segformer", "mobilenet"], indirect=True)
 @pytest.mark.parametrize("strategy", ["lora", "decoder", "whole"])
 def test_pretrained_statistics_stand_still_whatever_trains(model_dir, strategy):

@@ -27,6 +27,24 @@ def test_interval_of_a_normal_sample_is_close_to_students():
     assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.06)
 
 
+@pytest.mark.parametrize(("options", "quantile"), [({}, 1.960), ({"confidence": 0.8}, 1.282)])
+def test_the_width_follows_the_confidence(options, quantile):
+    difference = np.random.default_rng(2).normal(1.0, 2.0, 400)
+    _, low, high = paired_difference(difference, np.zeros(400), **options)
+    assert high - low == pytest.approx(2 * quantile * difference.std(ddof=1) / math.sqrt(400), rel=0.05)
+
+
+def test_a_skewed_sample_moves_the_interval():
+    """Bias-corrected and accelerated: towards the long tail, compared with the plain percentiles of the resamples."""
+    rng = np.random.default_rng(6)
+    difference = rng.exponential(1.0, 20) ** 2
+    means = rng.choice(difference, (9999, 20)).mean(axis=1)
+    plain_low, plain_high = np.percentile(means, [2.5, 97.5])
+    _, low, high = paired_difference(difference, np.zeros(20))
+    assert low > plain_low + 0.05 * (plain_high - plain_low)
+    assert high > plain_high + 0.05 * (plain_high - plain_low)
+
+
 def test_coverage_is_near_what_is_asked_for():
     rng = np.random.default_rng(3)
     hits = 0

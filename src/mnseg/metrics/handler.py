@@ -29,7 +29,8 @@ DEFINITION = (
     "medpy.metric.binary: dc, jc, hd95 (one 95th percentile over both directions), asd (prediction to reference), "
     "surfaces with face connectivity, on the scan's own grid. An empty prediction or reference alone: dice = jaccard "
     "= 0 and no distance (left out of the distance means, counted in left_out); both empty: dice = jaccard = 1, "
-    "distances 0. A structure that was not drawn in a case (ignored) has no value there."
+    "distances 0. A structure that was not drawn in a case (ignored) has no value there. std: the sample's (n - 1), "
+    "0 of one value."
 )
 # What "ignored" in the datalist makes of a class: no reader drew it in this case, so nothing can be measured.
 NOT_DRAWN = dict.fromkeys(METRIC_NAMES, float("nan")) | {"note": "ignored"}
@@ -120,6 +121,7 @@ class FieldMetricsHandler:
 def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean, standard deviation and median of each metric per class, and over all cases and classes (``all``).
 
+    The standard deviation is the sample's (n - 1); of one value it is 0.
     ``left_out`` counts the nan values that a mean does not contain; a mean of nothing is ``None``.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -139,9 +141,13 @@ def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _statistics(values: Sequence[float]) -> dict[str, float | int | None]:
     known = np.array([v for v in values if not np.isnan(v)], dtype=float)
-    operations = {"mean": np.mean, "std": np.std, "median": np.median}
+    operations = {"mean": np.mean, "std": _sample_deviation, "median": np.median}
     numbers = {name: float(op(known)) if len(known) else None for name, op in operations.items()}
     return numbers | {"count": len(known), "left_out": len(values) - len(known)}
+
+
+def _sample_deviation(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _count_notes(rows: Sequence[dict[str, Any]]) -> dict[str, int]:

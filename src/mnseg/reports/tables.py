@@ -27,15 +27,15 @@ DEFINITIONS = (
     "Dice and Jaccard: higher is better. HD95 and ASD: lower is better, given in voxels and in millimeters. "
     "All four follow medpy.metric.binary (HD95 is one 95th percentile over the surface distances of both directions, "
     "ASD goes from the prediction to the truth), which is what most papers of this field print; MONAI's own HD95 "
-    "is defined differently and comes out larger. Each value is the mean ± standard deviation over cases, measured "
-    "on the scan's own grid; “all classes” first averages the classes of a case. An empty prediction counts as Dice 0 "
-    "and has no distance: it is left out of HD95 and ASD and counted in the last column (empty masks). A structure "
-    "that was not drawn in a case (ignored) is not counted there."
+    "is defined differently and comes out larger. Each value is the mean ± standard deviation (the sample's) over "
+    "cases, measured on the scan's own grid; “all classes” first averages the classes of a case. An empty prediction "
+    "counts as Dice 0 and has no distance: it is left out of HD95 and ASD and counted in the last column (empty "
+    "masks). A structure that was not drawn in a case (ignored) is not counted there."
 )
 
 
 def metric_table(runs: Sequence[Run]) -> str:
-    """Mean ± sd of every run, class and metric."""
+    """Mean ± sd (the sample's; of one case 0) of every run, class and metric."""
     head = ["run, class", *(LABELS[metric] for metric in METRIC_NAMES), "cases", "empty masks"]
     rows = []
     for run in runs:
@@ -125,7 +125,8 @@ def _mean_sd(values: dict[str, float], scale: float) -> str:
     if not known:
         return "–"
     digits = 1 if scale == 100 else 2
-    return Cell(f"{np.mean(known):.{digits}f} <small>± {np.std(known):.{digits}f}</small>")
+    sd = np.std(known, ddof=1) if len(known) > 1 else 0.0
+    return Cell(f"{np.mean(known):.{digits}f} <small>± {sd:.{digits}f}</small>")
 
 
 def _interval(mean: float, low: float, high: float, scale: float) -> str:

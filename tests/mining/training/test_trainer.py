@@ -15,6 +15,7 @@ from mnseg.engines import NonFiniteLossError
 from mnseg.losses import SupervisedLoss
 from mnseg.mining.training import MinedLabels, MiningTrainer, Predictor, Schedule
 from mnseg.mining.training.predict import as_uint8
+from network_weights import changed, state_of
 
 
 def trainer_of(network, batch, num_unlabeled, rate=0.1):
@@ -43,6 +44,22 @@ def test_a_step_is_that_of_the_labeled_and_the_weighted_mined_loss(num_unlabeled
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad)
     assert trainer.state.unlabeled_seen == num_unlabeled
     assert ("loss_unlabeled_2d" in trainer.state.output) == bool(num_unlabeled)
+
+
+def test_of_several_outputs_the_last_one_learns():
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1)
+
+        def forward(self, x):
+            return [self.first(x), self.last(x)]
+
+    network = Deep()
+    before = state_of(network)
+    batch = {"image": torch.randn(2, 1, 8, 8), "label": torch.randint(0, 2, (2, 1, 8, 8)), "case": ["a", "b"]}
+    trainer_of(network, batch, 0).run()
+    assert changed(network, before) == {"last.weight", "last.bias"}
 
 
 def test_a_broken_loss_names_the_images_and_leaves_the_weights():
