@@ -281,6 +281,22 @@ def test_removed_means_removed_at_once(folder, tmp_path_factory):
     assert sorted(scans.list_images()) == ["a", "c"]
 
 
+def test_what_a_link_points_to_is_not_removed(folder, tmp_path_factory):
+    archive = tmp_path_factory.mktemp("archive")
+    scan, label = archive / "master.nii.gz", archive / "mask.nii.gz"
+    (folder / "labels" / "final").mkdir(parents=True)
+    for file, link in ((scan, folder / "linked.nii.gz"), (label, folder / "labels" / "final" / "linked.nii.gz")):
+        file.write_bytes(b"of the archive")
+        link.symlink_to(file)
+    scans = opened(folder)
+    assert scans.get_labeled_images() == ["linked"]
+    scans.remove_image("linked")
+    assert scan.read_bytes() == label.read_bytes() == b"of the archive"
+    assert sorted(scans.list_images()) == ["a", "b.1", "c"] and not list(folder.rglob("linked*"))
+    with pytest.raises(ImageNotFoundException):
+        scans.remove_image("linked")
+
+
 @pytest.mark.parametrize("remove", [lambda scans: scans.remove_label("a", "final"),
                                     lambda scans: os.unlink(scans.get_label_uri("a", "final"))])  # fmt: skip
 def test_a_label_that_is_saved_anew_does_not_get_the_author_of_the_one_before(scans, remove):

@@ -98,13 +98,26 @@ class LocalScans(LocalDatastore):
         return image_id
 
     def remove_image(self, image_id: str) -> None:
-        super().remove_image(image_id)
+        """Remove a scan and its labels from the folder; what a link there points to stays.
+
+        Raises:
+            ImageNotFoundException: there is no such scan.
+        """
+        scan = self._datastore.objects.get(image_id)
+        if scan is None:
+            raise ImageNotFoundException(f"Image {image_id} not found")
+        for tag in list(scan.labels):
+            self.remove_label(image_id, tag)
+        (Path(self._datastore.image_path()) / self._filename(image_id, scan.image.ext)).unlink(missing_ok=True)
         self._look()
         self._forget(image_id)
         self.on_removed(image_id, None)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        super().remove_label(label_id, label_tag)
+        """Remove a label from the folder; what a link there points to stays."""
+        label = self._datastore.label(label_id, label_tag)
+        if label is not None:
+            (Path(self._datastore.label_path(label_tag)) / self._filename(label_id, label.ext)).unlink(missing_ok=True)
         self._look()
         self._forget(label_id, label_tag)
         self.on_removed(label_id, label_tag)
