@@ -24,7 +24,7 @@ from monailabel.interfaces.exception import ImageNotFoundException
 
 from lib.datastores.away import Away
 from lib.datastores.comparison import add_found, drop_missing, drop_overwritten, note_digests
-from lib.datastores.listing import EXTENSIONS, Listing
+from lib.datastores.listing import EXTENSIONS, Listing, is_volume
 from lib.datastores.lookout import Lookout
 from lib.durable import durable_write
 from lib.errors import RequestError
@@ -66,12 +66,13 @@ class LocalScans(LocalDatastore):
         """Copy a scan into the folder.
 
         Raises:
-            RequestError: 409, there is a scan of this name; labels may belong to it.
+            RequestError: 409, there is a scan of this name, perhaps one that no look has found yet; labels may be its.
         """
         found, ext = self._to_id(os.path.basename(image_filename))
         image_id = image_id or found
         with self._guard:
-            if image_id in self._datastore.objects:
+            places = [Path(self._datastore.image_path()) / self._filename(image_id, suffix) for suffix in EXTENSIONS]
+            if image_id in self._datastore.objects or any(os.path.lexists(place) for place in places):
                 raise RequestError(409, f"There is an image {image_id!r} already; send it under another name.")
             name = self._filename(image_id, ext)
             _copy(image_filename, Path(self._datastore.image_path()) / name)
@@ -98,6 +99,11 @@ class LocalScans(LocalDatastore):
             if before is not None and before.ext != ext:
                 (folder / self._filename(image_id, before.ext)).unlink(missing_ok=True)
         return image_id
+
+    def label_files(self, image_id: str, tag: str) -> list[Path]:
+        """What lies where labels of this scan and tag do, also a file that somebody has put there this moment."""
+        places = [Path(self._datastore.label_path(tag)) / self._filename(image_id, suffix) for suffix in EXTENSIONS]
+        return [place for place in places if is_volume(place)]
 
     def remove_image(self, image_id: str) -> None:
         """Remove a scan and its labels from the folder; what a link there points to stays.

@@ -167,12 +167,10 @@ class Submissions:
         return {**answer, **edit, "image": image_id, "label": label_id}
 
     def _keep_the_other(self, image_id: str) -> None:
-        """The label that is about to be replaced. That it cannot be had must not keep the new one out."""
-        from lib.trainers.datalist import final_label  # here: it imports much
-
-        if image_id in self.app.datastore().get_labeled_images():
+        """Whatever is about to be replaced. That it cannot be had must not keep the new one out."""
+        for label in self.app.datastore().label_files(image_id, FINAL):
             try:
-                self.replaced.keep(image_id, final_label(self.app.datastore(), image_id))
+                self.replaced.keep(image_id, label)
             except Exception as error:  # a disk, a PACS
                 logger.warning("the label of %s that is replaced is not kept: %s", image_id, error)
 

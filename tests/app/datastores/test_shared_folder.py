@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install 'mnseg[app]')")
 
 from lib.datastores.local import LocalScans  # noqa: E402
+from lib.errors import RequestError  # noqa: E402
 from monailabel.interfaces.exception import ImageNotFoundException  # noqa: E402
 
 
@@ -81,6 +82,22 @@ def test_labels_without_a_scan_are_told_once(folder, caplog):
     scans = opened(folder)
     scans.refresh()
     assert caplog.text.count("final/A.nii.gz in labels: no scan has this name") == 1
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_a_scan_that_was_copied_there_a_moment_ago_is_not_replaced(folder, tmp_path_factory, suffix):
+    scans, sent = opened(folder), tmp_path_factory.mktemp("uploads") / "new.nii.gz"
+    sent.write_bytes(b"another")
+    there = folder / f"new{suffix}"
+    there.write_bytes(b"the original")
+    with pytest.raises(RequestError, match="There is an image 'new' already") as refusal:
+        scans.add_image("new", str(sent), {})
+    assert refusal.value.status == 409 and there.read_bytes() == b"the original"
+    assert [path.name for path in folder.glob("new*")] == [there.name]
+    there.unlink()
+    there.symlink_to(folder / "nothing")  # of a share that is away
+    with pytest.raises(RequestError, match="already"):
+        scans.add_image("new", str(sent), {})
 
 
 def test_a_folder_that_is_away_costs_no_author(folder, tmp_path_factory):
