@@ -119,6 +119,7 @@ class MnsegApp(MONAILabelApp):
         if not self.app_conf.is_dicomweb:
             store = self.datastore()
             store.on_removed = self.submissions.withdraw
+            store.on_changed = lambda images: self.training.label_saved(*images)
             self.provenance.label_file = lambda image_id: store.get_label_uri(image_id, "final") or None
         self.pacs_sync = PacsSync(self, self.app_conf.seg_interval) if self.app_conf.is_dicomweb else None
         install(api, self)
@@ -129,6 +130,7 @@ class MnsegApp(MONAILabelApp):
     def _settle(self) -> None:
         """What may take a while and nobody must wait for."""
         try:
+            self.datastore().refresh()  # what was put there while no server ran is told to the training
             self.submissions.replay()
             if self.app_conf.import_labels:
                 import_labels(self)

@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from lib.stamped import StampedDigests
 
 __all__ = ["LocalScans"]
 
+FINAL = "final"
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +47,8 @@ class LocalScans(LocalDatastore):
 
     Attributes:
         on_removed: called with the scan and the tag of a label that somebody deleted; None: all of the scan.
+        on_changed: called with the scans whose final labels somebody put into the folder, or changed there; those that
+            were found before it is set are told at the next look.
     """
 
     def __init__(self, folder: str | os.PathLike, auto_reload: bool = True) -> None:
@@ -57,6 +61,8 @@ class LocalScans(LocalDatastore):
         self._is_unsaved = False
         self._lookout = Lookout(self._look, "folder of scans")
         self.on_removed: Callable[[str, str | None], None] = lambda image_id, tag: None
+        self.on_changed: Callable[[Collection[str]], Any] | None = None
+        self._changed: set[str] = set()
         super().__init__(str(folder), extensions=[f"*{ext}" for ext in EXTENSIONS], auto_reload=auto_reload)
         if auto_reload:
             self._handler.on_moved = self._handler.on_closed = self._on_any_event
@@ -147,8 +153,13 @@ class LocalScans(LocalDatastore):
             self._away.note(gone)
             self._away.save()
             added = add_found(index, listing, self._digest)
-            self._away.bring_back(index, self._is_the_same)
+            returned = self._away.bring_back(index, self._is_the_same)
             overwritten = drop_overwritten(index, listing, read, self._digest)
+            self._changed |= {image_id for image_id, tag in (added - returned) | overwritten if tag == FINAL}
+            if self._changed and self.on_changed is not None:
+                # Before the index says that they are known: a kill in between tells once more, not less.
+                self.on_changed(frozenset(self._changed))
+                self._changed.clear()
             noted = note_digests(index, read)
             self._is_unsaved |= bool(gone or added or overwritten or noted)
             if self._is_unsaved:

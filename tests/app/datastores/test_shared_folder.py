@@ -66,6 +66,17 @@ def test_folders_and_dead_links_are_no_scans(folder):
     assert sorted(opened(folder).list_images()) == ["a", "b.1", "c"]
 
 
+def test_a_scan_whose_link_is_dead_now_is_none(folder, tmp_path_factory):
+    archive = tmp_path_factory.mktemp("archive") / "master.nii.gz"
+    archive.write_bytes(b"scan")
+    (folder / "d.nii.gz").symlink_to(archive)
+    scans = opened(folder)
+    assert "d" in scans.list_images()
+    archive.unlink()
+    scans.refresh()
+    assert sorted(scans.list_images()) == ["a", "b.1", "c"]
+
+
 def test_a_name_that_the_index_could_not_keep_is_told(folder, caplog):
     name = os.fsencode(folder) + b"/M\xfcller.nii.gz"
     with open(name, "wb") as file:

@@ -126,21 +126,6 @@ def test_a_clock_that_is_set_back_does_not_turn_the_order(tmp_path, monkeypatch)
     assert [submission.folder for submission in inbox.waiting()] == [one.folder for one in newer]
 
 
-def test_a_label_that_was_drawn_into_the_folder_a_moment_ago_is_kept(server, unlabeled, monkeypatch):
-    store = server.app.datastore()
-    label = nib.load(server.studies / "truth" / f"{IMAGE}.nii.gz")
-    by_hand = server.studies / "labels" / "final" / f"{IMAGE}.nii.gz"
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "refresh", lambda: None)  # no look has found it
-        by_hand.write_bytes(b"drawn by hand")
-        assert store.get_labeled_images() == []
-        answer = requests.put(f"{server.url}/datastore/label", params={"image": IMAGE},
-                              files={"label": ("l.nii", label.to_bytes())})
-    assert answer.status_code == 200 and by_hand.read_bytes() != b"drawn by hand"
-    kept = [file.read_bytes() for file in (server.app.submissions.replaced.root / IMAGE).iterdir()]
-    assert b"drawn by hand" in kept
-
-
 def test_a_label_that_waits_does_not_outlive_its_deletion(server, unlabeled, monkeypatch):
     """Its file was stored already when something else failed; who deletes it means it."""
     label = nib.load(server.studies / "truth" / f"{IMAGE}.nii.gz")
