@@ -7,7 +7,7 @@ import time
 import nibabel as nib
 import requests
 
-IMAGE = "001"
+IMAGE = "004"
 
 
 def test_a_label_that_was_drawn_into_the_folder_a_moment_ago_is_kept(server, unlabeled, monkeypatch):
