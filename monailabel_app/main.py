@@ -130,10 +130,10 @@ class MnsegApp(MONAILabelApp):
     def _settle(self) -> None:
         """What may take a while and nobody must wait for."""
         try:
-            self.datastore().refresh()  # what was put there while no server ran is told to the training
             self.submissions.replay()
             if self.app_conf.import_labels:
                 import_labels(self)
+            self.datastore().refresh()  # what was put there while no server ran is told to the training
         except Exception:  # of a damaged folder, say; nobody should wait for a training because of it
             logger.exception("not all labels could be taken in")
         if self.pacs_sync is not None:

@@ -155,13 +155,13 @@ class LocalScans(LocalDatastore):
             added = add_found(index, listing, self._digest)
             returned = self._away.bring_back(index, self._is_the_same)
             overwritten = drop_overwritten(index, listing, read, self._digest)
+            noted = note_digests(index, read)
+            self._is_unsaved |= bool(gone or added or overwritten or noted)
             self._changed |= {image_id for image_id, tag in (added - returned) | overwritten if tag == FINAL}
             if self._changed and self.on_changed is not None:
                 # Before the index says that they are known: a kill in between tells once more, not less.
                 self.on_changed(frozenset(self._changed))
                 self._changed.clear()
-            noted = note_digests(index, read)
-            self._is_unsaved |= bool(gone or added or overwritten or noted)
             if self._is_unsaved:
                 self._update_datastore_file()
             self._away.save()  # now, since the index has what came back

@@ -96,7 +96,24 @@ def test_what_could_not_be_told_is_told_again(scans, by_hand, folder):
     again, told = LocalScans(folder, auto_reload=False), []
     again.on_changed = told.extend
     again.refresh()
-    assert told == ["a"], "the index does not yet say that it is known"
+    assert told == ["a"], "the index did not yet say that it is known"
+    scans.on_changed = told.extend
+    scans.refresh()
+    assert told == ["a", "a"]
+
+
+def test_a_label_that_could_not_be_told_at_first_is_in_the_index_in_the_end(scans, by_hand, folder):
+    def full(images):
+        raise OSError(28, "No space left on device")
+
+    by_hand("a", b"label")
+    scans.on_changed = full
+    with pytest.raises(OSError, match="No space"):
+        scans.refresh()
+    assert "sha256" not in (folder / "datastore_v2.json").read_text()
+    scans.on_changed = None
+    scans.refresh()
+    assert "sha256" in (folder / "datastore_v2.json").read_text()
 
 
 def test_a_label_of_an_older_servers_index_is_told_when_it_changes(scans, told, by_hand):
