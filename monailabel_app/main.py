@@ -115,6 +115,7 @@ class MnsegApp(MONAILabelApp):
         if not self.app_conf.is_dicomweb:
             store = self.datastore()
             store.on_removed = self.submissions.withdraw
+            store.on_changed = lambda images: self.training.label_saved(*images)
             self.provenance.label_file = lambda image_id: store.get_label_uri(image_id, "final") or None
         self.pacs_sync = PacsSync(self, self.app_conf.seg_interval) if self.app_conf.is_dicomweb else None
         install(api, self)
@@ -128,6 +129,7 @@ class MnsegApp(MONAILabelApp):
             self.submissions.replay()
             if self.app_conf.import_labels:
                 import_labels(self)
+            self.datastore().refresh()  # what was put there while no server ran is told to the training
         except Exception:  # of a damaged folder, say; nobody should wait for a training because of it
             logger.exception("not all labels could be taken in")
         if self.pacs_sync is not None:

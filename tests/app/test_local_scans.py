@@ -90,9 +90,9 @@ def test_a_label_that_was_away_keeps_its_author_but_a_newer_one_does_not_get_it(
 
 def test_a_label_of_an_older_server_is_known_by_its_time(scans, folder):
     put(scans, "a", b"mask")
-    del scans._datastore.objects["a"].labels["final"].info["sha256"]
     label = folder / "labels" / "final" / "a.nii.gz"
     for age, author in ((0, "anna"), (60, None)):
+        del scans._datastore.objects["a"].labels["final"].info["sha256"]
         label.unlink()
         scans.refresh()
         label.write_bytes(b"mask")
@@ -255,7 +255,7 @@ def test_a_full_disk_does_not_end_the_watcher(folder, monkeypatch):
 
 
 def test_what_no_event_tells_of_is_seen_by_the_next_look(folder, monkeypatch):
-    monkeypatch.setattr("lib.datastores.local.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("lib.datastores.lookout.LOOK_SECONDS", 0.1)
     scans = LocalScans(folder)
     scans._observer.stop()
     scans._observer.join()
@@ -309,11 +309,11 @@ def test_a_label_that_is_overwritten_in_the_folder_is_no_longer_its_authors(scan
     assert scans.get_label_info("a", "final")["author"] == "anna"
     (folder / "labels" / "final" / "a.nii.gz").write_bytes(b"drawn by somebody else")
     scans.refresh()
-    assert scans.get_label_info("a", "final").keys() == {"ts", "name"}
+    assert scans.get_label_info("a", "final").keys() == {"ts", "name", "sha256"}
     assert scans.get_label_info("c", "final")["author"] == "anna"
     (folder / "labels" / "final" / "c.nii.gz").write_bytes(b"while no server runs")
     again = opened(folder)
-    assert again.get_label_info("c", "final").keys() == {"ts", "name"}
+    assert again.get_label_info("c", "final").keys() == {"ts", "name", "sha256"}
     again.folder_of_uploads = scans.folder_of_uploads
     put(again, "c", b"saved again")
     again.refresh()

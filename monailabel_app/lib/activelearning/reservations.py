@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -161,12 +161,14 @@ class Reservations:
             self._passed.setdefault(client, {})[image] = self.clock()
 
     def _expire(self) -> None:
+        """Drop what is over. A clock that was set back must not keep a scan longer: no time lies in the future."""
         now = self.clock()
-        self._open = {image: kept for image, kept in self._open.items() if kept.until > now}
-        self._done = {image: at for image, at in self._done.items() if at > now - STALE_SECONDS}
-        old = now - PASSED_MINUTES * 60
-        kept = {client: {i: at for i, at in passed.items() if at > old} for client, passed in self._passed.items()}
-        self._passed = {client: passed for client, passed in kept.items() if passed}
+        latest = now + self.seconds
+        kept = [replace(one, since=min(one.since, now), until=min(one.until, latest)) for one in self._open.values()]
+        self._open = {one.image: one for one in kept if one.until > now}
+        self._done = _until(now, self._done, STALE_SECONDS)
+        passed = {client: _until(now, images, PASSED_MINUTES * 60) for client, images in self._passed.items()}
+        self._passed = {client: images for client, images in passed.items() if images}
 
     def _save(self) -> None:
         if self.path is None:
@@ -187,11 +189,15 @@ class Reservations:
         except (OSError, ValueError, RecursionError) as error:
             logger.warning("%s cannot be read (%s): no scan counts as open", self.path, error)
             return
-        latest = self.clock() + self.seconds  # whatever the clock was when they were written
         known = [known for entry in entries if (known := _reservation(entry)) is not None]
-        self._open = {kept.image: replace(kept, until=min(kept.until, latest)) for kept in known}
+        self._open = {kept.image: kept for kept in known}
         if len(known) < len(entries):
             logger.warning("%s: %d entries are none and left out", self.path, len(entries) - len(known))
+
+
+def _until(now: float, times: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """The newest of these times; one that lies behind a clock that was set back counts as now."""
+    return {image: min(at, now) for image, at in times.items() if at > now - seconds}
 
 
 def _reservation(entry: Any) -> Reservation | None:

@@ -1,22 +1,15 @@
-"""When the server trains by itself: a pure decision on a state that outlives the server."""
+"""When the server trains by itself: a pure decision on a state."""
 
 from __future__ import annotations
 
-import json
 import math
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
-from pathlib import Path
-from typing import Any
 
-from lib.durable import durable_json
 from mnseg.errors import UserError
 
-__all__ = ["Decision", "PolicySettings", "PolicyState", "StateStore", "decide", "quiet_hours"]
-
-LAST_SECOND = 2.5e11  # no later time of day exists for datetime
+__all__ = ["Decision", "PolicySettings", "PolicyState", "decide", "quiet_hours"]
 
 # A training that fails again and again waits twice as long each time, up to this.
 LONGEST_PAUSE = timedelta(days=1)
@@ -93,9 +86,14 @@ class PolicyState:
     failures: int = 0
     again: bool = False
 
-    def label_saved(self, image_id: str) -> PolicyState:
-        """A final label came, the first of its scan or a newer one."""
-        return replace(self, waiting=_joined(self.waiting, (image_id,)))
+    def label_saved(self, *image_ids: str) -> PolicyState:
+        """Final labels came, the first of their scans or newer ones."""
+        return replace(self, waiting=_joined(self.waiting, image_ids))
+
+    def with_labels(self, labeled: Collection[str]) -> PolicyState:
+        """Without scans whose label is gone. To be decided on, not to be saved: a share may only be away."""
+        labeled = set(labeled)
+        return replace(self, waiting=tuple(image_id for image_id in self.waiting if image_id in labeled))
 
     def at(self, now: float) -> PolicyState:
         """As of now: an end that lies in the future, because the clock was set back, counts as an end now. It must be
@@ -222,85 +220,3 @@ def _end_of_quiet(hours: tuple[time, time] | None, moment: datetime) -> datetime
         return None
     day = moment.date() + timedelta(days=begin > end and clock >= begin)
     return datetime.combine(day, end, moment.tzinfo)
-
-
-@dataclass
-class StateStore:
-    """The policy's state in a file. A broken file is set aside and told about; it never stops the server.
-
-    Args:
-        path: state.json of the workspace.
-        tell: called with a sentence when the file was broken (``lambda text: registry.record("failed", reason=text)``).
-    """
-
-    path: Path
-    tell: Callable[[str], Any] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
-
-    def load(self) -> PolicyState:
-        """The state, a fresh one when there is no file or a broken one."""
-        with self._lock:
-            return self._load()
-
-    def save(self, state: PolicyState) -> None:
-        """Replace the state; it has reached the disk when the call returns."""
-        with self._lock:
-            durable_json(self.path, asdict(state))
-
-    def change(self, step: Callable[[PolicyState], PolicyState]) -> PolicyState:
-        """Load, change and save, without another thread in between: ``store.change(lambda s: s.label_saved(id))``."""
-        with self._lock:
-            before = self._load()
-            after = step(before)
-            if after != before:
-                durable_json(self.path, asdict(after))
-            return after
-
-    def _load(self) -> PolicyState:
-        try:
-            return _state_of(json.loads(Path(self.path).read_bytes()))
-        except FileNotFoundError:
-            return PolicyState()
-        except (OSError, ValueError, RecursionError) as error:
-            self._set_aside(error)
-            return PolicyState()
-
-    def _set_aside(self, error: Exception) -> None:
-        aside = Path(self.path).with_suffix(".broken.json")
-        try:
-            Path(self.path).replace(aside)
-        except OSError:
-            aside = Path(self.path)
-        if self.tell is not None:
-            self.tell(f"The retraining state {self.path} could not be read ({str(error)[:80]}); it begins anew, the "
-                      f"old file is {aside.name}.")
-
-
-def _state_of(content: Any) -> PolicyState:
-    if not isinstance(content, Mapping):
-        raise ValueError("no JSON object")
-    known = {name.name for name in fields(PolicyState)}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
-              if key in known}
-    for key, kinds in _KINDS.items():
-        if key in values and not (isinstance(values[key], kinds) and _sound(values[key])):
-            raise ValueError(f"{key} is {values[key]!r:.40}")
-    return PolicyState(**values)
-
-
-def _sound(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(isinstance(part, str) for part in value)
-    return not isinstance(value, (int, float)) or 0 <= value < LAST_SECOND
-
-
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "on": (bool,),
-    "waiting": (tuple,),
-    "in_run": (tuple,),
-    "last_end": (int, float, type(None)),
-    "asked_by": (str, type(None)),
-    "from_scratch": (bool,),
-    "failures": (int,),
-    "again": (bool,),
-}

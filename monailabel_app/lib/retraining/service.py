@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import threading
 import time
@@ -17,14 +15,15 @@ from lib.conf import AppConf
 from lib.errors import RequestError
 from lib.retraining.described import described, details, ending
 from lib.retraining.lock import WorkspaceLock, end_leftover
-from lib.retraining.policy import Decision, PolicySettings, PolicyState, StateStore, decide, quiet_hours
+from lib.retraining.policy import Decision, PolicySettings, PolicyState, decide, quiet_hours
+from lib.retraining.resume import config_of, why_not_go_on
 from lib.retraining.runner import Runner
-from lib.trainers.datalist import known_scans, replaced_scans
+from lib.retraining.state import StateStore
+from lib.trainers.datalist import known_scans
 from lib.trainers.job import Job, Runs
 from lib.trainers.process import ChildError, StoppedError
 from lib.trainers.programs import Programs
 from lib.trainers.progress import Progress, read_progress
-from lib.trainers.settings import config_files, merged_settings
 from lib.trainers.split import split_scans
 from lib.trainers.steps import Steps, enough_to_train
 
@@ -98,9 +97,9 @@ class TrainingService:
 
     # ------------------------------------------------------------------------------------------------- requests
 
-    def label_saved(self, image_id: str) -> None:
-        """A final label was saved; when this returns, a killed server will remember it."""
-        self.store.change(lambda state: state.label_saved(image_id))
+    def label_saved(self, *image_ids: str) -> None:
+        """Final labels were saved or changed; when this returns, a killed server will remember it."""
+        self.store.change(lambda state: state.label_saved(*image_ids))
         self._wake.set()
 
     def now(self, by: str, from_scratch: bool = False, enqueue: bool = False) -> dict[str, Any]:
@@ -175,7 +174,7 @@ class TrainingService:
         (seconds since 1970, or None), waiting (scans labeled since the last training began), failures, job (None
         before the first: the facts of `Job`, id, progress, seconds_left of the whole job, and last lines).
         """
-        state, job = self.store.load(), self._job
+        state, job = self.store.load().with_labels(self.datastore.get_labeled_images()), self._job
         decision = self._decision
         return {
             "on": state.on,
@@ -266,23 +265,8 @@ class TrainingService:
             for job in left[:-1]:
                 job.update(status="ERROR", error="Another training took its place.", ended=self.clock())
             self._job = (left or jobs or [None])[-1]
-            if left and (why := self._why_not_go_on(self._job)):
+            if left and (why := why_not_go_on(self._job, self.conf)):
                 self._end(self._job, "killed", "STOPPED", f"{why}; the labels are trained on anew.")
-
-    def _why_not_go_on(self, job: Job) -> str:
-        """What has changed while the server was away so that a training cannot go on, or nothing."""
-        if job.facts["config"] != self._config():
-            return "The server was started again with other settings"
-        replaced = replaced_scans(job.folder)
-        return f"Scans were replaced after their labels were saved ({', '.join(replaced[:5])})" if replaced else ""
-
-    def _config(self) -> str:
-        """What a job must share to be gone on with after a restart."""
-        conf = self.conf
-        settings = merged_settings(config_files(conf.bundle, conf.overlays), conf.settings)
-        text = json.dumps([settings, conf.class_names, conf.validation_fraction, conf.folds, conf.group_by,
-                           conf.unedited, conf.warm_epochs, conf.warm_rate], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _due(self) -> Job | None:
         """The job to carry out now: one that waits, or a new one by the policy."""
@@ -299,6 +283,7 @@ class TrainingService:
         seconds = self.clock()
         state, now = self.store.change(lambda state: state.at(seconds)), datetime.fromtimestamp(seconds).astimezone()
         labeled, obstacle = self._labeled()
+        state = state.with_labels(self.datastore.get_labeled_images())
         decision = decide(self.policy, state, now, running=False, labeled=labeled)
         if decision.start and obstacle:
             return Decision(False, obstacle)
@@ -324,12 +309,12 @@ class TrainingService:
         job = self.runs.create(
             max((int(run) for run in known if isinstance(run, str) and run.isdecimal()), default=0),
             by=state.asked_by or "the server", reason=decision.reason, from_scratch=state.from_scratch,
-            created=self.clock(), config=self._config(),
+            created=self.clock(), config=config_of(self.conf),
         )  # fmt: skip
         if state.last_end is None:
             # Labels that lay in the folder from the start wait again, too, if the first training fails.
-            for image_id in self.datastore.get_labeled_images():
-                self.store.change(lambda state, image_id=image_id: state.label_saved(image_id))
+            labeled = self.datastore.get_labeled_images()
+            self.store.change(lambda state: state.label_saved(*labeled))
         self.store.change(PolicyState.started)
         self._runner.begin()
         return job

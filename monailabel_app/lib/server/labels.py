@@ -167,7 +167,7 @@ class Submissions:
         return {**answer, **edit, "image": image_id, "label": label_id}
 
     def _keep_the_other(self, image_id: str) -> None:
-        """The label that is about to be replaced.
+        """Whatever is about to be replaced, also a file in its place that no look at the folder has found yet.
 
         That it cannot be read must not keep the new one out. That the copy cannot be written must: the new one waits in
         the inbox meanwhile, and nothing is lost.
@@ -175,16 +175,13 @@ class Submissions:
         Raises:
             OSError: the copy cannot be written.
         """
-        from lib.trainers.datalist import final_label  # here: it imports much
-
-        if image_id in self.app.datastore().get_labeled_images():
-            try:
-                label = final_label(self.app.datastore(), image_id)
-                content = label.read_bytes()
-            except Exception as error:  # a disk, a PACS
-                logger.warning("the label of %s that is replaced is not kept: %s", image_id, error)
-                return
-            self.replaced.keep(image_id, label.name, content)
+        try:
+            found = [(label.name, label.read_bytes()) for label in self.app.datastore().label_files(image_id, FINAL)]
+        except Exception as error:  # a disk, a PACS
+            logger.warning("the label of %s that is replaced is not kept: %s", image_id, error)
+            return
+        for name, content in found:
+            self.replaced.keep(image_id, name, content)
 
     def _require_place(self, submission: Submission) -> None:
         """A label that may not replace another one is dropped, unless it is there already itself."""

@@ -84,6 +84,21 @@ def test_a_saved_label_ends_it_even_for_a_list_that_was_read_before(clock):
     assert book.offer("ann", ["a"], first).image == "a", "its label was removed"
 
 
+def test_a_clock_that_was_set_back_keeps_nothing_longer(clock):
+    clock.now = 1000.0 + 365 * 86400
+    book = Reservations(30, clock)
+    book.offer("ann", IMAGES, first), book.offer("ann", IMAGES, first)  # "a" is passed over, "b" is open
+    book.release("c")
+    clock.now = 1000.0
+    kept = book.current()["b"]
+    assert (kept.since, kept.until) == (1000, 1000 + 30 * 60)
+    clock.now += 31 * 60
+    assert book.current() == {}
+    assert book.offer("ben", ["c"], first).image == "c", "its label was deleted since"
+    clock.now += 24 * 3600
+    assert book.offer("ann", ["a", "b"], first).note == "", "a day has passed since it was passed over"
+
+
 def test_using_a_scan_holds_it_unless_somebody_has_it(clock):
     book = Reservations(30, clock)
     assert book.hold("b", "ann")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from datetime import datetime, time, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lib.retraining.policy import PolicySettings, PolicyState, StateStore, decide, quiet_hours
+from lib.retraining.policy import PolicySettings, PolicyState, decide, quiet_hours
 
 from mnseg.errors import UserError
 
@@ -42,6 +40,12 @@ def test_a_label_that_was_trained_on_counts_again_when_it_is_edited():
     state = waiting("a", "b").started().ended(LONG_AGO, "done")
     assert not ask(state).start
     assert ask(waiting("a", "b", state=state)).start
+
+
+def test_scans_whose_label_is_gone_do_not_count_until_it_is_back():
+    state = waiting("a", "b", "a")
+    assert not ask(state.with_labels(["b", "c"])).start and ask(state.with_labels(["a", "b"])).start
+    assert state.with_labels(["b"]).waiting == ("b",)
 
 
 def test_labels_that_come_during_a_run_start_the_next():
@@ -194,52 +198,3 @@ def test_right_quiet_hours():
 def test_wrong_settings(wrong):
     with pytest.raises(UserError):
         PolicySettings(**wrong)
-
-
-# ---------------------------------------------------------------------------------------------------------- store
-
-
-def test_the_state_survives(tmp_path):
-    store = StateStore(tmp_path / "state.json")
-    assert store.load() == PolicyState()
-    state = waiting("a", "b").started().label_saved("ü/c").asked("anna", True).ended(5.0, "failed").switched(False)
-    store.save(state)
-    assert StateStore(tmp_path / "state.json").load() == state
-
-
-@pytest.mark.parametrize("content", [
-    b"", b"{", b"null", b"[]", b"\xff\xfe", b'{"waiting": "abc"}', b'{"waiting": [1]}', b'{"last_end": "now"}',
-    b'{"last_end": NaN}', b'{"last_end": 1e300}', b'{"last_end": Infinity}', b'{"failures": -1}', b'{"on": 1}',
-    b"[" * 100_000,
-])
-def test_a_broken_file_is_set_aside_and_told(tmp_path, content):
-    told = []
-    path = tmp_path / "state.json"
-    path.write_bytes(content)
-    store = StateStore(path, told.append)
-    assert store.load() == PolicyState()
-    assert len(told) == 1 and "state.broken.json" in told[0]
-    assert (tmp_path / "state.broken.json").read_bytes() == content
-    assert store.change(lambda state: state.label_saved("a")).waiting == ("a",)
-    assert store.load().waiting == ("a",) and len(told) == 1
-
-
-def test_keys_of_another_version_are_passed_over(tmp_path):
-    path = tmp_path / "state.json"
-    path.write_text(json.dumps({"waiting": ["a"], "later": {"x": 1}}))
-    assert StateStore(path).load() == PolicyState(waiting=("a",))
-
-
-def test_eight_threads_lose_no_label(tmp_path):
-    store = StateStore(tmp_path / "state.json")
-
-    def work(thread):
-        for number in range(10):
-            store.change(lambda state, image=f"{thread}/{number}": state.label_saved(image))
-
-    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(store.load().waiting) == 80

@@ -9,6 +9,7 @@ from bench import FREE, case_names
 from fakes import behave, until
 from lib.errors import RequestError
 from lib.retraining.policy import PolicyState
+from lib.retraining.resume import config_of
 from lib.trainers.process import Child
 
 
@@ -107,7 +108,7 @@ def test_a_step_that_breaks_the_server_again_and_again_is_given_up(bench):
     b = bench()
     b.fill()
     service = b.service()
-    job = service.runs.create(by="x", reason="", from_scratch=False, created=0, config=service._config(),
+    job = service.runs.create(by="x", reason="", from_scratch=False, created=0, config=config_of(b.conf),
                               status="RUNNING", started=0, step="datalist", begun={"datalist": 5})
     service.start()
     until(lambda: service.runs.all()[0].ended)

@@ -52,6 +52,20 @@ def test_a_label_is_remembered_when_the_call_returns(bench):
     assert json.loads((b.workspace / "state.json").read_text())["waiting"] == [FREE[0]]
 
 
+def test_a_label_that_was_deleted_does_not_count(bench):
+    b = bench(retrain_after=2)
+    b.fill()
+    service = b.started()
+    b.ended(service)
+    b.label(service, FREE[4])
+    (b.store.root / "labels" / f"{FREE[4]}.nii.gz").unlink()
+    b.label(service, FREE[5])
+    assert service.status()["waiting"] == [FREE[5]]
+    until(lambda: "1 of 2 scans labeled" in service.status()["reason"])
+    b.label(service, FREE[4])
+    b.ended(service, 2)
+
+
 def test_stop(bench):
     b, service = amid_training(bench)
     task = service.stop("anna")

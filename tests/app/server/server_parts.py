@@ -30,9 +30,9 @@ class FakeTraining:
     def left_out(self):
         return {}
 
-    def label_saved(self, image_id):
+    def label_saved(self, *image_ids):
         with self._lock:
-            self.saved.append(image_id)
+            self.saved.extend(image_ids)
 
     def now(self, by, from_scratch=False, enqueue=False):
         if self._task and self._task["status"] == "RUNNING":
