@@ -51,6 +51,6 @@ def test_a_label_that_cannot_be_read_keeps_no_newer_one_out(server, labels, monk
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lib.trainers.datalist.final_label", fails)
+        patch.setattr("lib.datastores.local.LocalScans.label_files", fails)
         assert put(server, labels[1]).status_code == 200
     assert is_stored(server, labels[1]) and f"the label of {IMAGE} that is replaced is not kept" in caplog.text
