@@ -124,6 +124,38 @@ class TestCases:
         run(folder, "evaluate")
         assert (folder / "eval" / "metrics.csv").exists()
 
+    def test_numbers_name_cases_and_overlays_load_files_of_their_own(self, folder):
+        items = [item | {"case": i, "mask": item["label"]} for i, item in enumerate(two_patients(folder))]
+        write_list(folder, {"testing": items})
+        run(folder, "evaluate", **{"preprocessing#transforms#0#keys": ["image", "label", "mask"]})
+        assert sorted(path.name for path in (folder / "eval" / "predictions").iterdir()) == [
+            "0_pred.nii.gz", "1_pred.nii.gz"
+        ]
+
+    def test_one_of_several_sequences_may_be_missing(self, folder):
+        save(folder / "scans" / "t1.nii.gz", IMAGE)
+        save(folder / "scans" / "t2.nii.gz", 0 * IMAGE)
+        save(folder / "scans" / "seg.nii.gz", (IMAGE > 0.5).astype(np.uint8))
+        weight = torch.tensor([[0.0, 0.0], [1.0, 0.0]]).reshape(2, 2, 1, 1, 1)
+        torch.save({"weight": weight, "bias": torch.tensor([0.0, -0.5])}, folder / "models" / "model.pt")
+        write_list(folder, {"testing": [{"image": ["t1.nii.gz", "t2.nii.gz"], "label": "seg.nii.gz"}]})
+        run(folder, "evaluate", in_channels=2, **{"network_def#in_channels": 2})
+        assert (folder / "eval" / "predictions" / "t1_pred.nii.gz").exists()
+
+    def test_what_is_measured_is_not_removed(self, folder):
+        """A mask of an earlier evaluation that was corrected in its place."""
+        items = two_patients(folder)
+        write_list(folder, {"testing": items})
+        run(folder, "evaluate")
+        items[0]["label"] = str(folder / "eval" / "predictions" / "p1_pred.nii.gz")
+        write_list(folder, {"testing": items})
+        assert "p1_pred.nii.gz is to be measured" in refusal(folder, "evaluate")
+
+    def test_an_evaluation_that_cannot_begin_leaves_the_earlier_results(self, folder):
+        write_list(folder, {"testing": two_patients(folder)})
+        run(folder, "evaluate")
+        assert refusal(folder, "evaluate", **{"inferer#mode": "no such mode"})
+
     def test_results_of_an_earlier_evaluation_do_not_stay_beside_the_new_ones(self, folder):
         items = two_patients(folder)
         write_list(folder, {"testing": items})
@@ -140,6 +172,8 @@ class TestCases:
 @pytest.mark.parametrize(("setting", "why"), [
     ({"largest_component": "no"}, "largest_component is 'no': write --largest_component True or"),
     ({"load_checkpoint": "yes"}, "load_checkpoint is 'yes'"),
+    ({"amp": "no"}, "amp is 'no'"),
+    ({"invert_probabilities": "no"}, "invert_probabilities is 'no'"),
     ({"overlap": 1}, "overlap is 1"),
     ({"sw_batch_size": 0}, "sw_batch_size is 0"),
     ({"device": "abacus"}, "device 'abacus' cannot be used"),
@@ -153,6 +187,15 @@ def test_settings_are_refused_by_name(folder, monkeypatch, config, setting, why,
     save(folder / "scans" / "a.nii.gz", IMAGE)
     assert why in refusal(folder, config, **setting)
 
+
+@pytest.mark.parametrize("config", ["evaluate", "inference"])
+def test_an_error_does_not_end_as_success(folder, config):
+    write_list(folder, {"testing": two_patients(folder)})
+    save(folder / "scans" / "a.nii.gz", IMAGE)
+    broken = {"postprocessing#transforms#1": "$lambda item: item['nothing']", "handlers#1#_disabled_": True}
+    with pytest.raises(RuntimeError):
+        run(folder, config, **broken)
+    assert not list((folder / "eval").rglob("*.json"))
 
 class TestInference:
     @pytest.mark.parametrize("key", ["skip_unreadable", "save_probabilities"])
@@ -171,10 +214,17 @@ class TestInference:
         save(folder / "scans" / "a.nii.gz", data)
         assert why in refusal(folder, "inference")
 
+    def test_what_monai_takes_is_taken(self, folder):
+        save(folder / "scans" / "a.nii.gz", IMAGE)
+        run(folder, "inference", overlap=[0.5, 0.5, 0.25], patch_size=[8, 8, -1], skip_unreadable=1)
+        assert (folder / "eval" / "a_seg.nii.gz").exists()
+
     def test_masks_among_the_scans_would_be_segmented_next(self, folder):
         save(folder / "scans" / "a.nii.gz", IMAGE)
         scans = str(folder / "scans")
-        assert f"output_dir {scans} holds the scans" in refusal(folder, "inference", output_dir=scans)
+        for inside, pattern in (("", "*"), ("", "**/*"), ("/masks", "**/*"), ("/masks", "**/*.nii*")):
+            text = refusal(folder, "inference", output_dir=scans + inside, image_pattern=pattern)
+            assert f"masks in output_dir {scans}{inside} would be taken for scans" in text
         run(folder, "inference", output_dir=scans, image_pattern="?.nii.gz")
         assert (folder / "scans" / "a_seg.nii.gz").exists()
 

@@ -47,6 +47,14 @@ def test_both_networks_are_loaded(make_engine, tmp_path):
     assert found == {"network": {2.0}, "network_2d": {3.0}}
 
 
+def test_a_checkpoint_that_was_set_aside_is_found(make_engine, tmp_path):
+    """--resume False --warm_start RUN/models/checkpoint.pt in the same RUN, interrupted and repeated."""
+    checkpoint(tmp_path / "c.pt.previous", network=2.0, network_2d=3.0)
+    assert start(make_engine, tmp_path / "c.pt", network=constant(0)) == {"network": {2.0}}
+    checkpoint(tmp_path / "c.pt", network=4.0)
+    assert start(make_engine, tmp_path / "c.pt", network=constant(0)) == {"network": {4.0}}
+
+
 @pytest.mark.parametrize(("saved", "wanted"), [({}, 2.0), ({"ema": 4.0}, 4.0)])
 def test_moving_average_is_loaded_or_begins_as_the_network(make_engine, tmp_path, saved, wanted):
     path = checkpoint(tmp_path / "c.pt", network=2.0, network_2d=3.0, **saved)

@@ -68,8 +68,13 @@ def _resolved(item, folders, case_of, where):
         found = [_path(file, folders) for file in ([files] if isinstance(files, str) else files)]
         if found:
             item[key] = found[0] if isinstance(files, str) else found
+    for key, value in item.items():  # what an overlay may load besides
+        if key not in ("image", "label", "case", "ignored") and isinstance(value, str):
+            found = _path(value, folders)
+            item[key] = found if os.path.isfile(found) else value
     first = item["image"] if isinstance(item["image"], str) else item["image"][0]
-    case = item.setdefault("case", case_of(first))
+    case = item.get("case", case_of(first))
+    case = item["case"] = str(case) if isinstance(case, int) else case
     if not isinstance(case, str) or not case or SEPARATORS & set(case):
         sys.exit(f'"case" of {where} is {case!r}: it must be a name without slashes')
     return item

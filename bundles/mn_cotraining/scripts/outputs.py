@@ -12,6 +12,7 @@ import monai
 import torch
 from ignite.engine import Events
 from monai.data import NibabelWriter
+from monai.handlers import StatsHandler
 
 
 def nifti_writer(notice):
@@ -35,23 +36,34 @@ def nifti_writer(notice):
     return StampedNibabelWriter
 
 
-class PlainRefusals:
-    """Handler that ends the run with a refusal alone. Attach it before ``StatsHandler``, which prints tracebacks."""
+class PlainStatsHandler(StatsHandler):
+    """``StatsHandler`` that lets a refusal end the run by its sentence, without a traceback."""
 
-    def attach(self, engine):
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self)
-
-    def __call__(self, engine, error):
-        if isinstance(error, SystemExit):
-            raise error
+    def exception_raised(self, engine, e):
+        if isinstance(e, SystemExit):
+            raise e
+        super().exception_raised(engine, e)
 
 
-def clear_results(folder):
-    """Remove an earlier evaluation's results: its masks beside the new one's figures would pass for theirs."""
+def earlier_results(folder):
+    """Files that an evaluation left in a folder."""
     own = ("evaluation.json", "metrics.csv", "val_*_raw.csv", "val_*_summary.csv", "field_metrics.csv",
            "field_summary.json", "predictions/*_pred.nii.gz")  # fmt: skip
-    for path in (path for pattern in own for path in Path(folder).glob(pattern)):
-        path.unlink()
+    return [path for pattern in own for path in Path(folder).glob(pattern)]
+
+
+class ClearEarlierResults:
+    """Handler: when the evaluation starts, those of an earlier one go, whose masks would pass for the new figures'."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine):
+        for path in earlier_results(self.folder):
+            path.unlink()
 
 
 def write_record(path, meta, model_file, class_names, **more):

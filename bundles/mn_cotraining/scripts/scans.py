@@ -58,7 +58,7 @@ def case_of(path):
 
 def find_faults(files, channels):
     """``{file: what is wrong with it}`` for the scans that cannot be used."""
-    faults = {path: image_fault(path, channels) for path in files}
+    faults = {path: file_fault(path, channels, blank=False) for path in files}
     _open.cache_clear()  # or the last scans would stay in memory during the run
     return {path: why for path, why in faults.items() if why}
 
@@ -68,10 +68,13 @@ def find_case_faults(cases, channels, num_classes):
     faults = {}
     for case in cases:
         image, label = case["image"], case["label"]
-        images = [(image, channels)] if isinstance(image, str) else [(path, 1) for path in image]
-        found = {path: image_fault(path, count) for path, count in images} | {label: file_fault(label, 1)}
+        if isinstance(image, str):
+            images, found = [image], {image: file_fault(image, channels, blank=False)}
+        else:  # one of several sequences may be missing
+            images, found = image, {path: file_fault(path, 1) for path in image}
+        found[label] = file_fault(label, 1)
         found = {path: why for path, why in found.items() if why}
-        faults |= found or {path: why for path, why in [(label, label_fault(images[0][0], label, num_classes))] if why}
+        faults |= found or {path: why for path, why in [(label, label_fault(images[0], label, num_classes))] if why}
     _open.cache_clear()
     return faults
 
@@ -94,23 +97,15 @@ def _fault_of(find, path):
 
 
 @lru_cache(None)
-def image_fault(path, channels):
-    """A blank scan has no mask: normalized, it is noise. A blank label is one without structures."""
-    return file_fault(path, channels) or _fault_of(lambda: _blank(_voxels(path)), path)
-
-
-def _blank(voxels):
-    return f"is constant, every voxel is {voxels.flat[0]:g}" if voxels.min() == voxels.max() else ""
-
-
-@lru_cache(None)
-def file_fault(path, channels):
+def file_fault(path, channels, blank=True):
+    """A label may be ``blank``: it has no structures. A scan may not: normalized, it is noise."""
     if not Path(path).is_file() and not Path(path).is_dir():  # a pipe would be waited for without end
         return "is a link to nothing, or no regular file"
-    return _fault_of(lambda: (series_fault(path) if Path(path).is_dir() else "") or _scan_fault(path, channels), path)
+    of_series = series_fault if Path(path).is_dir() else lambda _: ""
+    return _fault_of(lambda: of_series(path) or _scan_fault(path, channels, blank), path)
 
 
-def _scan_fault(path, channels):
+def _scan_fault(path, channels, blank):
     affine, data = np.asarray(_open(path).affine), _voxels(path)
     if data.size == 0:
         return f"has no voxels, shape {data.shape}"
@@ -122,6 +117,8 @@ def _scan_fault(path, channels):
         return f"holds {data.dtype} voxels, not plain numbers"
     if not np.isfinite(data).all():
         return "has NaN or infinite voxels"
+    if not blank and data.min() == data.max():
+        return f"is constant, every voxel is {data.flat[0]:g}"
     if not abs(np.linalg.det(affine)) > 0:
         return "has an affine that cannot be inverted"
     if path.lower().endswith(NIFTI) and _moves(path, affine, data.shape):

@@ -67,6 +67,7 @@ class ResumeHandler:
             self.training_state.load(engine)
 
     def _set_aside(self, engine: Engine) -> None:
+        gather(None)  # until all processes have read what they begin with
         if rank() > 0:
             return
         for name in (self.training_state.path.name, "model.pt", "model_best.pt"):

@@ -61,8 +61,11 @@ class WarmStartHandler:
         logger.info("%s from %s", " and ".join(sorted(self.networks.keys() & saved.keys())), self.path)
 
     def _read(self) -> dict[str, Any]:
+        # A run of the same folder that was started over (resume False) has set it aside.
+        set_aside = self.path.with_name(f"{self.path.name}.previous")
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            path = set_aside if set_aside.exists() and not self.path.exists() else self.path
+            content = torch.load(path, map_location="cpu", weights_only=True)
             weights = content["objects"]["network"] if "objects" in content else content
             if weights and all(isinstance(value, torch.Tensor) for value in weights.values()):
                 return {"settings": {}, **content} if "objects" in content else content

@@ -89,3 +89,9 @@ class TestRequire:
         assert [item.get("hidden_label") for item in found] == [None, good["hidden_label"]]
         assert "h0.nii.gz" in caplog.text and "It is not used." in caplog.text
         assert "hidden_label" in require_sound_datalist(dataset.write(), num_classes=3)["unlabeled"][0]
+
+    def test_the_label_that_takes_a_defective_ones_place_is_looked_at_as_well(self, dataset):
+        for item in dataset.content["unlabeled"]:
+            item["hidden_label"] = save(dataset.folder / f"h{Path(item['image']).name}", np.full(SHAPE, 9, np.uint8))
+        found = require_sound_datalist(dataset.write(), num_classes=3, hidden_cases=1)["unlabeled"]
+        assert not any("hidden_label" in item for item in found)
