@@ -1,6 +1,6 @@
 """Results: masks whole or not at all, stamped with the model's name; a record beside them.
 
-Run by path from inference.json and evaluate.json. Needs monai, ignite and nibabel.
+Run by path from inference.json and evaluate.json. Needs monai and nibabel.
 """
 
 import json
@@ -10,9 +10,7 @@ from pathlib import Path
 
 import monai
 import torch
-from ignite.engine import Events
 from monai.data import NibabelWriter
-from monai.handlers import StatsHandler
 
 
 def nifti_writer(notice):
@@ -34,36 +32,6 @@ def nifti_writer(notice):
             logging.getLogger("SaveImage").info("wrote %s", filename)
 
     return StampedNibabelWriter
-
-
-class PlainStatsHandler(StatsHandler):
-    """``StatsHandler`` that lets a refusal end the run by its sentence, without a traceback."""
-
-    def exception_raised(self, engine, e):
-        if isinstance(e, SystemExit):
-            raise e
-        super().exception_raised(engine, e)
-
-
-def earlier_results(folder):
-    """Files that an evaluation left in a folder."""
-    own = ("evaluation.json", "metrics.csv", "val_*_raw.csv", "val_*_summary.csv", "field_metrics.csv",
-           "field_summary.json", "predictions/*_pred.nii.gz")  # fmt: skip
-    return [path for pattern in own for path in Path(folder).glob(pattern)]
-
-
-class ClearEarlierResults:
-    """Handler: when the evaluation starts, those of an earlier one go, whose masks would pass for the new figures'."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def attach(self, engine):
-        engine.add_event_handler(Events.STARTED, self)
-
-    def __call__(self, engine):
-        for path in earlier_results(self.folder):
-            path.unlink()
 
 
 def write_record(path, meta, model_file, class_names, **more):

@@ -3,7 +3,6 @@
 Run by path from inference.json, evaluate.json and mine.json. Needs torch; ``pictures`` is the script beside it.
 """
 
-import json
 import logging
 import os
 import sys
@@ -18,21 +17,6 @@ logger = logging.getLogger("sam_mining")
 
 def find_pictures(folder, pattern, is_picture):
     return sorted(path for path in glob(str(Path(escape(str(Path(folder).absolute()))) / pattern)) if is_picture(path))
-
-
-def load_items(path, split, folder, picture_id):
-    """The cases of a split: "image", "case" and, where there is one, "label", with absolute paths."""
-    if not os.path.isfile(path):
-        sys.exit(f"no data list at {path}: set --dataset_dir or --data_list_file_path")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        sys.exit(f"the data list {path} is not valid JSON ({error}): repair it")
-    if split not in content:
-        sys.exit(f"{path} has no split {split!r}: set --evaluate_split to one of its keys")
-    items = [item if isinstance(item, dict) else {"image": item} for item in content[split]]
-    files = [{k: str(Path(folder).absolute() / i[k]) for k in ("image", "label") if i.get(k)} for i in items]
-    return [f | {"case": i.get("case") or picture_id(f["image"])} for i, f in zip(items, files, strict=True)]
 
 
 def find_faults(cases, pictures, channels, num_classes):
@@ -83,12 +67,18 @@ def require_different_names(names):
 
 
 def require_cases(cases, items, split, path):
-    """Cases with a label."""
+    """Cases with a label, each with a name of its own."""
     if not cases:
         sys.exit(f"no case of split {split!r} in {path} has a label: nothing can be measured")
     if len(cases) < len(items):
         without = len(items) - len(cases)
         logger.warning("%d of %d cases of split %s have no label and are not evaluated", without, len(items), split)
+    for name, count in Counter(case["case"] for case in cases).items():
+        if count > 1:
+            sys.exit(
+                f"{count} cases of split {split!r} in {path} are called {name}, and their results would be one: give "
+                'their items different "case" values'
+            )
 
 
 def require_usable(faults, split, path):

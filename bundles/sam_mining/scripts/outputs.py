@@ -22,7 +22,12 @@ def mask_saver(write_mask, folder, postfix, num_classes):
         meta = item["image"].meta
         mask = np.asarray(item["pred"][0].cpu()).astype(np.uint8)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        path = write_mask(mask, meta["filename_or_obj"], Path(folder) / f"{meta['case']}_{postfix}", num_classes)
+        path = Path(folder) / f"{meta['case']}_{postfix}"
+        try:
+            path = write_mask(mask, meta["filename_or_obj"], path, num_classes)
+        except OSError as error:
+            why = error.strerror or error
+            raise SystemExit(f"{path} cannot be written ({why}): free space, or set --output_dir") from None
         logger.info("wrote %s", path)
         return item
 

@@ -1,0 +1,89 @@
+"""sam_mining's evaluate.json and inference.json: names of results, and what is refused before any is written."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.networks.nets import BasicUNetPlusPlus
+
+from mnseg.data.phantom_polyps import write_polyp_dataset
+
+CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "sam_mining" / "configs"
+FEATURES = [4, 4, 8, 8, 8, 4]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    torch.manual_seed(0)
+    torch.save(BasicUNetPlusPlus(2, 3, 2, FEATURES).state_dict(), tmp_path / "models" / "model.pt")
+    write_polyp_dataset(tmp_path / "data", 0, 0, 0, 2, size=(32, 32))
+    return tmp_path
+
+
+def run(folder: Path, config: str, **override: Any) -> None:
+    inside = "images" if config == "inference" else "."
+    defaults = {"run_dir": str(folder), "dataset_dir": str(folder / "data" / inside), "device": "cpu",
+                "image_size": [32, 32], "network_def#features": FEATURES}  # fmt: skip
+    flow = ConfigWorkflow(str(CONFIGS / f"{config}.json"), workflow_type="infer", logging_file=False,
+                          **{**defaults, **override})  # fmt: skip
+    flow.initialize()
+    flow.run()
+    flow.finalize()
+
+
+def refusal(folder: Path, config: str, **override: Any) -> str:
+    before = sorted(folder.rglob("*"))
+    with pytest.raises((SystemExit, RuntimeError)) as refused:
+        run(folder, config, **override)
+    assert sorted(folder.rglob("*")) == before
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(("config", "setting", "why"), [
+    ("evaluate", {"save_predictions": "no"}, "save_predictions is 'no'"),
+    ("inference", {"skip_unreadable": "no"}, "skip_unreadable is 'no'"),
+    ("inference", {"amp": "no"}, "amp is 'no'"),
+    ("inference", {"device": "abacus"}, "device 'abacus' cannot be used"),
+    ("evaluate", {"output_dir": 5}, "output_dir is 5"),
+])  # fmt: skip
+def test_settings_are_refused_by_name(folder, config, setting, why):
+    assert why in refusal(folder, config, **setting)
+
+
+def test_masks_among_the_images_would_be_segmented_next(folder):
+    images = str(folder / "data" / "images")
+    assert f"masks in output_dir {images} would be taken for scans" in refusal(folder, "inference", output_dir=images)
+
+
+def test_results_are_of_one_evaluation_and_bear_the_cases_names(folder):
+    path = folder / "data" / "datalist.json"
+    content = json.loads(path.read_text())
+    items = [item | {"case": f"p{i}"} for i, item in enumerate(content.pop("testing"))]
+    path.write_text(json.dumps(content | {"test": items}))  # MONAI's own name of the split
+    run(folder, "evaluate")
+    masks = folder / "eval" / "predictions"
+    assert sorted(mask.name for mask in masks.iterdir()) == ["p0_pred.png", "p1_pred.png"]
+    path.write_text(json.dumps(content | {"test": items[:1]}))
+    run(folder, "evaluate")
+    assert [mask.name for mask in masks.iterdir()] == ["p0_pred.png"]
+    path.write_text(json.dumps(content | {"test": [item | {"case": "p"} for item in items]}))
+    assert "are called p, and their results would be one" in refusal(folder, "evaluate")
+
+
+def test_a_full_disk_is_one_sentence(folder, monkeypatch):
+    from PIL import Image
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(SystemExit, match=r"testing_000_seg cannot be written \(No space left on device\): free"):
+        run(folder, "inference")
+    assert list((folder / "eval").iterdir()) == []
