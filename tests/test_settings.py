@@ -53,7 +53,6 @@ def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
         ("model_2d", 5, "model_2d is 5; it must be the name or the folder of a model."),
         ("pretrained", "no", "pretrained is 'no'; it must be true or false."),
         ("resume", 1, "resume is 1; it must be true or false."),
-        ("skip_unreadable", "no", "skip_unreadable is 'no'; it must be true or false."),
         ("network_def", None, "network_def is None; it must be an object whose _target_"),
         ("network_2d_def", {"a": 1}, "network_2d_def is {'a': 1}; it must be an object whose _target_"),
         ("slice_axis", 7, "slice_axis is 7; it must be 0, 1 or 2, or a list of different ones."),
