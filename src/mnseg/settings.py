@@ -156,7 +156,7 @@ RULES: dict[str, Rule] = {
     "embedding_cache_gb": _number(0),
     **dict.fromkeys(
         ("resume", "lite", "restart", "channels_last", "keep_freed_memory", "ema_teacher", "allow_empty_unlabeled",
-         "pretrained", "slice_checkpoint", "load_checkpoint", "skip_unreadable"),
+         "pretrained", "slice_checkpoint"),
         SWITCH,
     ),
 }

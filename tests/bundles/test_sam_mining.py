@@ -236,6 +236,11 @@ def test_evaluation_and_inference_with_what_the_run_wrote(trained, data, tmp_pat
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["notice"].endswith("Not for diagnosis.")
 
 
+def test_words_are_no_switches_of_mine_json(data, tmp_path):
+    places = {"dataset_dir": str(data / "images"), "output_dir": str(tmp_path / "out"), "device": "cpu"}
+    assert "skip_unreadable is 'no'" in refusal("mine.json", places | {"skip_unreadable": "no"})
+
+
 def test_mine_json_turns_a_folder_of_images_into_pseudo_labels(trained, data, tmp_path):
     shutil.copytree(data / "images", tmp_path / "images")
     (tmp_path / "images" / "notes.txt").write_text("no image")
