@@ -41,11 +41,12 @@ def train(run_dir, *configs):
 
 def compare(plan_file, results):
     plan = read(plan_file)
-    for task in plan["tasks"]:
+    wishes = read(f"{workspace_of(plan_file)}/behave.json")
+    loadable = plan["version"] not in wishes.get("damaged", [])
+    for task in (task for task in plan["tasks"] if task["needed"] or loadable):
         assert os.path.isfile(task["model_file"]) and os.path.isfile(task["overlay"])
         for case in task["cases"]:
             write(f"{task['folder']}/{case}.nii.gz", {"by": task["model_file"]})
-    wishes = read(f"{workspace_of(plan_file)}/behave.json")
     dice = wishes.get("dice", 0.8)
 
     def measured(masks, value):
@@ -54,8 +55,10 @@ def compare(plan_file, results):
                  "empty": False} for case, mask in sorted(masks.items()) if os.path.isfile(mask)]
 
     published = None if plan["published"] is None else measured(plan["published"], 0.8)
-    write(results, {"version": plan["version"], "candidate": measured(plan["candidate"], dice),
-                    "published": published, "own": measured(plan["own"], wishes.get("own_dice", dice)), "faults": {}})
+    write(results, {"version": plan["version"], "loadable": bool(published) or loadable,
+                    "candidate": measured(plan["candidate"], dice),
+                    "published": published, "own": measured(plan["own"], wishes.get("own_dice", dice)),
+                    "faults": {}})
 
 
 def score(run_dir):
