@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import zipfile
 
 
 def read(path):
@@ -35,8 +36,9 @@ def train(run_dir, *configs):
         for epoch in range(1, epochs + 1):
             file.write(json.dumps({"epoch": epoch, "stage": 1 if epoch <= overlay["stage_1_epochs"] else 2,
                                    "loss_labeled_3d": 1.0 / epoch, "val_dice_3d": 0.5, "seconds": 0.5}) + "\n")
-    for name in ("model.pt", "checkpoint.pt"):
-        write(f"{run_dir}/models/{name}", {"run": run_dir, "warm_start": overlay["warm_start"]})
+    write(f"{run_dir}/models/model.pt", {"run": run_dir})
+    with zipfile.ZipFile(f"{run_dir}/models/checkpoint.pt", "w") as archive:  # as torch's
+        archive.writestr("run", run_dir)
 
 
 def compare(plan_file, results):
