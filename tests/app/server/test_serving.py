@@ -9,7 +9,7 @@ import requests
 from fakes import make_conf
 from lib.infers.serving import Serving
 from lib.registry.versions import Registry
-from lib.server.start import publish_first_model
+from lib.server.start import publish_first_model, require_same_labels
 from server_parts import LABELS, tiny_run
 
 from mnseg.errors import UserError
@@ -69,6 +69,22 @@ def test_what_could_not_be_loaded_is_tried_again_later(server, published, broken
     assert serving.current()[0].id == published.id
     now[0] += 1
     assert serving.current()[0].id == broken.id and serving.fault() == ""
+
+
+@pytest.mark.parametrize("overlay", [None, '{"class_names": ["back', "[]", '{"class_names": "a"}', "\udcff"])
+def test_a_damaged_model_json_ends_no_start(tmp_path, overlay):
+    """An earlier version makes the masks; the workspace's labels are still its labels."""
+    registry = Registry(tmp_path / "registry")
+    for seed in (1, 2):
+        registry.publish(registry.create(tiny_run(tmp_path / str(seed), seed), {}).id, "x", "x")
+    registry.get("0002").overlay.unlink()
+    if overlay is not None:
+        registry.get("0002").overlay.write_bytes(overlay.encode(errors="surrogateescape"))
+    require_same_labels(registry, make_conf(tmp_path, labels=LABELS))
+    with pytest.raises(UserError, match="^mnseg 0001 in .* segments lobe, bean, tube, but the labels given are liver"):
+        require_same_labels(registry, make_conf(tmp_path, labels=("liver",)))
+    registry.get("0001").overlay.unlink()
+    require_same_labels(registry, make_conf(tmp_path, labels=("liver",)))
 
 
 def test_a_packed_bundle_that_cannot_be_loaded_ends_the_start(tmp_path):
