@@ -71,6 +71,21 @@ def test_what_could_not_be_loaded_is_tried_again_later(server, published, broken
     assert serving.current()[0].id == broken.id and serving.fault() == ""
 
 
+def test_nobody_goes_back_to_a_model_that_cannot_be_loaded(server, published, versions, broken):
+    registry = server.app.registry
+    for version in (broken, versions[1]):
+        registry.publish(version.id, "a script", "It looked well.")
+    before = registry.previous
+    assert before[0] == broken.id
+    answer = requests.post(f"{server.url}/mnseg/rollback")
+    assert answer.status_code == 409
+    assert answer.json()["detail"].startswith(f"Not published: {broken.name} cannot be loaded")
+    assert registry.published().id == versions[1].id and registry.previous == before
+    registry.pin(versions[1].id, "anna")
+    assert "is pinned" in requests.post(f"{server.url}/mnseg/rollback").json()["detail"]
+    registry.pin(None, "anna")
+
+
 @pytest.mark.parametrize("overlay", [None, '{"class_names": ["back', "[]", '{"class_names": "a"}', "\udcff"])
 def test_a_damaged_model_json_ends_no_start(tmp_path, overlay):
     """An earlier version makes the masks; the workspace's labels are still its labels."""
