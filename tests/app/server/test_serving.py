@@ -71,6 +71,17 @@ def test_what_could_not_be_loaded_is_tried_again_later(server, published, broken
     assert serving.current()[0].id == broken.id and serving.fault() == ""
 
 
+def test_what_was_mended_makes_the_masks_at_once_when_it_is_published(server, published, broken):
+    serving = Serving(server.app.app_conf, server.app.registry, lambda: 0.0)
+    server.app.registry.publish(broken.id, "a script", "It looked well.")
+    assert serving.current()[0].id == published.id and serving.fault()
+    server.app.registry.publish(published.id, "anna", "As before.")
+    shutil.copyfile(published.model_file, broken.model_file)
+    serving.require_usable(broken)
+    server.app.registry.publish(broken.id, "anna", "It was mended.")
+    assert serving.fault() == "" and serving.version().id == broken.id == serving.current()[0].id
+
+
 def test_nobody_goes_back_to_a_model_that_cannot_be_loaded(server, published, versions, broken):
     registry = server.app.registry
     for version in (broken, versions[1]):
