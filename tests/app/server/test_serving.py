@@ -82,6 +82,23 @@ def test_what_was_mended_makes_the_masks_at_once_when_it_is_published(server, pu
     assert serving.fault() == "" and serving.version().id == broken.id == serving.current()[0].id
 
 
+def test_a_version_is_tried_on_the_cpu(server, published, broken, monkeypatch):
+    """The GPU may be full of the model in use, or of a training."""
+    import lib.infers.predictor
+
+    devices = []
+    predictor = lib.infers.predictor.Predictor
+
+    def recorded(version, bundle, device=None, **options):
+        devices.append(device)
+        return predictor(version, bundle, device, **options)
+
+    monkeypatch.setattr(lib.infers.predictor, "Predictor", recorded)
+    shutil.copyfile(published.model_file, broken.model_file)
+    Serving(server.app.app_conf, server.app.registry).require_usable(broken)
+    assert devices == ["cpu"]
+
+
 def test_nobody_goes_back_to_a_model_that_cannot_be_loaded(server, published, versions, broken):
     registry = server.app.registry
     for version in (broken, versions[1]):
