@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import zipfile
 
 
 def read(path):
@@ -35,17 +36,19 @@ def train(run_dir, *configs):
         for epoch in range(1, epochs + 1):
             file.write(json.dumps({"epoch": epoch, "stage": 1 if epoch <= overlay["stage_1_epochs"] else 2,
                                    "loss_labeled_3d": 1.0 / epoch, "val_dice_3d": 0.5, "seconds": 0.5}) + "\n")
-    for name in ("model.pt", "checkpoint.pt"):
-        write(f"{run_dir}/models/{name}", {"run": run_dir, "warm_start": overlay["warm_start"]})
+    write(f"{run_dir}/models/model.pt", {"run": run_dir})
+    with zipfile.ZipFile(f"{run_dir}/models/checkpoint.pt", "w") as archive:  # as torch's
+        archive.writestr("run", run_dir)
 
 
 def compare(plan_file, results):
     plan = read(plan_file)
-    for task in plan["tasks"]:
+    wishes = read(f"{workspace_of(plan_file)}/behave.json")
+    loadable = plan["version"] not in wishes.get("damaged", [])
+    for task in (task for task in plan["tasks"] if task["needed"] or loadable):
         assert os.path.isfile(task["model_file"]) and os.path.isfile(task["overlay"])
         for case in task["cases"]:
             write(f"{task['folder']}/{case}.nii.gz", {"by": task["model_file"]})
-    wishes = read(f"{workspace_of(plan_file)}/behave.json")
     dice = wishes.get("dice", 0.8)
 
     def measured(masks, value):
@@ -54,8 +57,10 @@ def compare(plan_file, results):
                  "empty": False} for case, mask in sorted(masks.items()) if os.path.isfile(mask)]
 
     published = None if plan["published"] is None else measured(plan["published"], 0.8)
-    write(results, {"version": plan["version"], "candidate": measured(plan["candidate"], dice),
-                    "published": published, "own": measured(plan["own"], wishes.get("own_dice", dice)), "faults": {}})
+    write(results, {"version": plan["version"], "loadable": bool(published) or loadable,
+                    "candidate": measured(plan["candidate"], dice),
+                    "published": published, "own": measured(plan["own"], wishes.get("own_dice", dice)),
+                    "faults": {}})
 
 
 def score(run_dir):

@@ -98,7 +98,8 @@ def make_conf(tmp_path: Path, **more) -> AppConf:
 
 
 def behave(workspace: Path, **wishes) -> None:
-    """``fail``: {command: text}, ``sleep``: {command: seconds}, ``dice``: of the next candidate."""
+    """``fail``: {command: text}, ``sleep``: {command: seconds}, ``dice``: of the next candidate, ``damaged``: ids of
+    versions that cannot be loaded."""
     workspace.mkdir(parents=True, exist_ok=True)
     (workspace / "behave.json").write_text(json.dumps(wishes))
 

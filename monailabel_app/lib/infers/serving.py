@@ -76,6 +76,7 @@ class Serving:
             self._load(version, device="cpu")
         except RequestError as error:
             raise RequestError(409, f"Not published: {error.sentence}") from error
+        self._failed.pop(version.id, None)  # mended since: the next request takes it
 
     def _predictor(self, version: Any) -> Any:
         with self._lock:

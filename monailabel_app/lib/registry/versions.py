@@ -99,7 +99,7 @@ class Registry:
     @property
     def previous(self) -> list[str]:
         """Ids that were published before the present one and can be rolled back to, newest first."""
-        return [version_id for version_id in self._state()["previous"] if self._path(version_id).is_dir()]
+        return [version_id for version_id in self._state()["previous"] if self._load(version_id) is not None]
 
     def history(self) -> list[dict[str, Any]]:
         """All events, oldest first: ``kind``, ``when`` (UTC), mostly ``version``, ``by`` and ``reason``."""
@@ -187,8 +187,7 @@ class Registry:
             state = self._state()
             if state["pinned"]:
                 raise RequestError(409, f"Version {state['version']} is pinned; unpin it before you roll back.")
-            earlier = [version_id for version_id in state["previous"] if self._load(version_id) is not None]
-            if not earlier:
+            if not (earlier := self.previous):
                 raise RequestError(409, "There is no earlier published version to go back to.")
             event = {"kind": "rolled back", "by": by, "from": state["version"],
                      "reason": f"{by} went back from {state['version']} to {earlier[0]}."}

@@ -44,12 +44,17 @@ def api_routes(app: Any) -> APIRouter:
         app.infer_task(MODEL_NAME).serving.require_usable(registry.get(version))
         return version
 
+    def go_back(by: str) -> None:
+        if registry.previous and not registry.pinned:
+            usable(registry.previous[0])
+        registry.rollback(by)
+
     button("/train", lambda by, from_scratch=False: training.now(by, from_scratch=from_scratch))
     button("/stop", lambda by: training.stop(by))
     button("/on", lambda by: training.enable(True, by))
     button("/off", lambda by: training.enable(False, by))
     button("/publish/{version}", lambda by, version: registry.publish(usable(version), by, f"{by} published it."))
-    button("/rollback", lambda by: registry.rollback(by))
+    button("/rollback", go_back)
     button("/pin/{version}", lambda by, version: registry.pin(usable(version), by))
     button("/unpin", lambda by: registry.pin(None, by))
     return router

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import sys
@@ -19,6 +18,7 @@ from lib.infers.serving import Serving
 from lib.registry.parts import sha256_of
 from mnseg.data.volume_formats import VOLUME_SUFFIXES
 from mnseg.errors import UserError
+from mnseg.files import read_json
 
 __all__ = [
     "dicom_scans",
@@ -100,15 +100,24 @@ def require_same_labels(registry: Any, conf: AppConf) -> None:
     """A workspace belongs to its labels.
 
     Raises:
-        UserError: the published version segments others.
+        UserError: the published version segments others; or, while its model.json cannot be read, the newest of those
+            published before it whose can.
     """
-    version = registry.published()
-    if version is None or not version.overlay.is_file():
-        return
-    names = json.loads(version.overlay.read_text(encoding="utf-8")).get("class_names", [])
-    if list(names) != list(conf.class_names):
+    readable = ((version, names) for version in registry.servable() if (names := _class_names(version)))
+    version, names = next(readable, (None, list(conf.class_names)))
+    if names != list(conf.class_names):
         raise UserError(f"{version.name} in {conf.workspace} segments {', '.join(names[1:])}, but the labels given are "
                         f"{', '.join(conf.labels)}: start with the same labels, or name another workspace.")
+
+
+def _class_names(version: Any) -> list[str]:
+    """Nothing where model.json is missing or damaged: an earlier version makes the masks then."""
+    try:
+        content = read_json(version.overlay, "config")
+    except (OSError, UserError):
+        return []
+    names = content.get("class_names") if isinstance(content, dict) else None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def require_labels_fit(datastore: Any, conf: AppConf) -> None:

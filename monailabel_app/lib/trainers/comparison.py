@@ -43,6 +43,7 @@ class Plan:
     """What the child process does: first the tasks, then the measures.
 
     candidate, published: case -> mask; ``published`` is None without a published version.
+    served: the published version's model, without cases: can it be loaded at all?
     own: case -> mask by the candidate's main model of scans that it was trained on; empty without folds.
     images, labels, patients: by case.
     digests: of the images' bytes, by case: a mask counts for the image that it was made of.
@@ -60,6 +61,7 @@ class Plan:
     notice: str = ""
     device: str | None = None
     version: str | None = None
+    served: Task | None = None
     own: Mapping[str, Path] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -121,6 +123,7 @@ def plan_comparison(
         notice=f"mnseg {run_dir.name}; not for diagnosis",
         device=device,
         version=None if published is None else published.id,
+        served=None if published is None else Task(published.model_file, published.overlay, (), run_dir, needed=False),
         own={case: run_dir / "own" / f"{case}.nii.gz" for case in seen},
     )
 

@@ -33,13 +33,9 @@ def predict(plan: Mapping[str, Any], scratch: Path) -> dict[str, str]:
         if not missing:
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            weights = _weights_of(Path(task["model_file"]), scratch / f"weights_{number}.pt")
-            predictor = _predictor(weights, Path(task["overlay"]), plan)
-        except UserError as error:
-            if task["needed"]:
-                raise
-            logger.warning("the published version makes no masks of %s: %s", ", ".join(missing), error)
+        predictor = _load(task, plan, scratch / f"weights_{number}.pt")
+        if predictor is None:
+            logger.warning("the published version makes no masks of %s", ", ".join(missing))
             continue
         for case in missing:
             logger.info("%s predicts %s", task["model_file"], case)
@@ -49,6 +45,11 @@ def predict(plan: Mapping[str, Any], scratch: Path) -> dict[str, str]:
                 faults[case] = str(error)
                 logger.warning("%s", error)
     return faults
+
+
+def is_loadable(plan: Mapping[str, Any], scratch: Path) -> bool:
+    """Whether the published version can make masks; true without one."""
+    return plan["served"] is None or _load(plan["served"], plan, scratch / "weights.pt") is not None
 
 
 def measure(masks: Mapping[str, str], plan: Mapping[str, Any], faults: dict[str, str]) -> list[dict[str, Any]]:
@@ -67,11 +68,27 @@ def measure(masks: Mapping[str, str], plan: Mapping[str, Any], faults: dict[str,
     return results
 
 
-def _predictor(weights: Path, overlay: Path, plan: Mapping[str, Any]) -> Any:
-    from lib.infers.predictor import Predictor  # here: measuring alone needs no torch
+def _load(task: Mapping[str, Any], plan: Mapping[str, Any], scratch: Path) -> Any:
+    """The task's `lib.infers.predictor.Predictor`; None when it cannot be loaded and is not needed."""
+    import torch  # here: measuring alone needs no torch
 
-    version = SimpleNamespace(id="", model_file=weights, overlay=overlay)
-    return Predictor(version, plan["bundle"], plan["device"])
+    from lib.infers.predictor import Predictor
+
+    overlay = Path(task["overlay"])
+    try:
+        weights = _weights_of(Path(task["model_file"]), scratch)
+        predictor = Predictor(SimpleNamespace(id="", model_file=weights, overlay=overlay), plan["bundle"],
+                              plan["device"])
+        if predictor.class_names != list(plan["class_names"]):
+            raise UserError(f"{overlay} segments {', '.join(predictor.class_names[1:])}.")
+    except (MemoryError, torch.OutOfMemoryError):  # says nothing of the model
+        raise
+    except Exception as error:  # whatever damaged weights or configs make torch and MONAI say
+        if task["needed"]:
+            raise
+        logger.warning("%s cannot be used (%s: %s)", task["model_file"], type(error).__name__, error)
+        return None
+    return predictor
 
 
 def _predict_case(predictor: Any, image: str, path: Path, notice: str, scratch: Path) -> None:
@@ -105,11 +122,12 @@ def main(argv: list[str]) -> None:
     plan_file, results_file = map(Path, argv)
     plan = json.loads(plan_file.read_bytes())
     faults = predict(plan, plan_file.parent)
-    published = plan["published"]
+    published = None if plan["published"] is None else measure(plan["published"], plan, faults)
     durable_json(results_file, {
         "version": plan["version"],
         "candidate": measure(plan["candidate"], plan, faults),
-        "published": None if published is None else measure(published, plan, faults),
+        "published": published,
+        "loadable": bool(published) or is_loadable(plan, plan_file.parent),
         "own": measure(plan["own"], plan, faults),
         "faults": faults,
     })  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lib.registry.gate import Verdict, judge
@@ -22,13 +23,17 @@ def judge_results(
     """May the candidate be served?
 
     Args:
-        results: what `lib.trainers.comparison_main` wrote.
+        results: of `lib.trainers.reference.compare_candidate`.
         folds: of the run's datalist; of each "predicted".
         published: the version that it was compared with, or None.
         margin, corrected: see `lib.registry.gate.judge`.
     """
     candidate, reference, own = (_read(results[key]) for key in ("candidate", "published", "own"))
     verdict = judge(candidate, reference, margin, behind=_behind(published), corrected=corrected)
+    if unusable := results["unusable"]:
+        instead = f"the present model is {published.name}" if published else "it is judged as a first model"
+        remark = f"{' and '.join(unusable)} cannot be loaded, so {instead}."
+        verdict = replace(verdict, reason=f"{verdict.reason} {remark}")
     predicted = {case for fold in folds for case in fold["predicted"]}
     if not predicted:
         return verdict

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 from lib.conf import AppConf
 from lib.durable import durable_json, durable_write
-from lib.trainers.comparison import keep_predictions, plan_comparison
 from lib.trainers.datalist import Pool, gather, known_scans, write_fold_datalist, write_run_datalist
 from lib.trainers.job import Job
 from lib.trainers.process import ChildError, StoppedError
 from lib.trainers.programs import Programs
+from lib.trainers.reference import compare_candidate
 from lib.trainers.settings import config_files, merged_settings, resolved, run_overlay, signature
 from lib.trainers.split import Split
 from lib.trainers.warm_start import Start, choose_start, trained_of
@@ -246,23 +246,14 @@ class Steps:
     # ------------------------------------------------------------------------------------------------- comparison
 
     def compare(self) -> dict[str, Any]:
-        """Measures of the candidate and of the version that is published now, on cases that neither trained on."""
-        published = self.registry.published()
-        datalist = load_datalist(self.folder / "datalist.json")
-        device = self.conf.settings.get("device")
-        plan = plan_comparison(self.folder, datalist, datalist["folds"], published, self.conf.class_names,
-                               self.conf.bundle, device if isinstance(device, str) and device[:1] != "$" else None)
-        scratch = self.folder / "comparison"
-        scratch.mkdir(exist_ok=True)
-        durable_json(scratch / "plan.json", plan.as_dict())
-        self.execute(self.programs.compare(scratch / "plan.json", scratch / "results.json"), self.folder)
-        durable_json(self.folder / "predictions.json", {case: plan.digests[case] for case in plan.candidate})
-        if published is not None:
-            keep_predictions(published, self.folder / "predicted" / published.id, plan.digests)
-        results = json.loads((scratch / "results.json").read_bytes())
+        """See `lib.trainers.reference.compare_candidate`."""
+        results = compare_candidate(self.folder, self.registry, self.conf, self._execute_comparison)
         for case, why in sorted(results["faults"].items())[:LARGEST_LIST]:
             self.job.note(f"{case} is not compared: {why}")
         return results
+
+    def _execute_comparison(self, plan: Path, results: Path) -> None:
+        self.execute(self.programs.compare(plan, results), self.folder)
 
     def make_version(self) -> None:
         """Put the run into the registry, unpublished."""
@@ -294,8 +285,9 @@ class Steps:
             return
         results = self._results(published)
         folds = load_datalist(self.folder / "datalist.json")["folds"]
-        corrected = self.provenance.began_as(published.id) if published is not None else set()
-        verdict = judge_results(results, folds, published, self.conf.margin, corrected)
+        compared = next((each for each in self.registry.servable() if each.id == results["version"]), None)
+        corrected = self.provenance.began_as(compared.id) if compared is not None else set()
+        verdict = judge_results(results, folds, compared, self.conf.margin, corrected)
         self.registry.annotate(version.id, verdict=verdict.as_dict(), results=results["candidate"])
         if verdict.publish:
             is_published = self.registry.publish(version.id, "the server", verdict.reason, verdict.as_dict())
@@ -309,8 +301,9 @@ class Steps:
     def _results(self, published: Any) -> dict[str, Any]:
         """The comparison's, unless another version was published meanwhile."""
         results = json.loads((self.folder / "comparison" / "results.json").read_bytes())
-        is_current = results["version"] == (published.id if published is not None else None)
-        return results if is_current and "own" in results else self.compare()  # not in those of an older server
+        # The key is missing in those of an older server, and of a comparison that was broken off.
+        is_current = results.get("while_published", "") == (published.id if published is not None else None)
+        return results if is_current else self.compare()
 
     def _is_recorded(self, version_id: str) -> bool:
         return any(event.get("kind") == "refused" and event.get("version") == version_id

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.registry.parts import sha256_of
 from lib.trainers.settings import OF_BOTH, OF_MODEL
 from mnseg.errors import UserError
 from mnseg.files import read_json
@@ -57,7 +59,7 @@ def choose_start(
     fold: int | None = None,
     from_scratch: bool = False,
 ) -> Start:
-    """Where the next run begins.
+    """Where the next run begins. Damaged files are passed over: a run that began with them would fail every time.
 
     Args:
         version: the published one, or None.
@@ -83,12 +85,33 @@ def choose_start(
         return Start(None, f"from scratch: {version.name} was trained on {met[0]}, by which versions are compared now")
     checkpoint = version.checkpoint if fold is None else version.fold_checkpoint(fold)
     both = "signature" in version.facts and all(had.get(key) == wanted.get(key) for key in OF_BOTH)
-    if checkpoint.is_file() and both:
+    if not (why := _fault_of(checkpoint, both)):
         return Start(checkpoint, f"from {version.name}")
-    if fold is None and version.model_file.is_file():
-        why = "the 2D network is another one" if checkpoint.is_file() else "there is no checkpoint"
+    if fold is None and _is_as_it_was(version):
         return Start(version.model_file, f"from the 3D network of {version.name}; the 2D network begins anew: {why}")
-    return Start(None, f"from scratch: {version.name} has no checkpoint")
+    return Start(None, f"from scratch: {version.name} has no files to begin with: {why}")
+
+
+def _fault_of(checkpoint: Path, both: bool) -> str:
+    """Why a run cannot begin with both networks, or nothing."""
+    if not checkpoint.is_file():
+        return "there is no checkpoint"
+    if not both:
+        return "the 2D network is another one"
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:  # as torch saves, with a checksum of every part
+            fault = archive.testzip()
+    except Exception as error:  # whatever damaged bytes make zipfile say
+        fault = type(error).__name__
+    return "its checkpoint is damaged" if fault else ""
+
+
+def _is_as_it_was(version: Any) -> bool:
+    """Whether the 3D network's weights are those that the version was made with."""
+    try:
+        return sha256_of(version.model_file) == version.facts.get("model_sha256")
+    except OSError:
+        return False
 
 
 def _of_overlay(overlay: Path) -> dict[str, Any]:

@@ -108,6 +108,8 @@ def test_rollback_walks_back(registry, run):
     assert [event["from"] for event in registry.history() if event["kind"] == "rolled back"] == ["0003", "0002"]
     registry.publish("0003", "anna", "it was good after all")
     assert registry.previous == ["0001"]
+    registry.get("0001").path.joinpath("version.json").write_text("{")
+    assert registry.previous == [], "the page offers no rollback that is refused"
 
 
 def test_a_pin_holds_against_the_server_and_asks_people(registry, run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -233,8 +234,8 @@ def test_fold_models_are_warm_started_from_their_own_fold_alone(bench):
     job = b.ended(service, 2)
     assert job["starts"] == dict.fromkeys(("main", "fold 0", "fold 1"), "from mnseg 0001")
     for index in (0, 1):
-        start = json.loads((b.workspace / f"runs/0002/folds/{index}/warm_start.pt").read_text())
-        assert start["run"].endswith(f"runs/0001/folds/{index}")
+        with zipfile.ZipFile(b.workspace / f"runs/0002/folds/{index}/warm_start.pt") as start:
+            assert start.read("run").decode().endswith(f"runs/0001/folds/{index}")
         seen = next(fold for fold in b.datalist("0002")["folds"] if fold["index"] == index)
         old = case_names(b.datalist("0001", index)["labeled"] + b.datalist("0001", index)["unlabeled"])
         assert set(seen["predicted"]).isdisjoint(old | set(seen["seen"]))

@@ -75,6 +75,19 @@ def test_damaged_scans_are_left_out_and_named(bench):
     assert any(FREE[4] in note for note in job["notes"])
 
 
+def test_a_damaged_checkpoint_of_the_published_version_costs_its_start_alone(bench):
+    b = bench()
+    b.fill()
+    service = b.started()
+    b.ended(service)
+    b.registry.published().checkpoint.write_bytes(b"PK half a file")
+    b.label(service, FREE[0], b"corrected")
+    job = b.ended(service, 2)
+    assert job["status"] == "DONE" and job["parent"] == "0001"
+    assert "main: from the 3D network of mnseg 0001; the 2D network begins anew: its checkpoint is damaged." \
+        in job["notes"]
+
+
 def test_an_image_that_cannot_be_had_is_left_out(bench):
     b = bench()
     b.fill()

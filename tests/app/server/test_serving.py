@@ -9,7 +9,7 @@ import requests
 from fakes import make_conf
 from lib.infers.serving import Serving
 from lib.registry.versions import Registry
-from lib.server.start import publish_first_model
+from lib.server.start import publish_first_model, require_same_labels
 from server_parts import LABELS, tiny_run
 
 from mnseg.errors import UserError
@@ -69,6 +69,65 @@ def test_what_could_not_be_loaded_is_tried_again_later(server, published, broken
     assert serving.current()[0].id == published.id
     now[0] += 1
     assert serving.current()[0].id == broken.id and serving.fault() == ""
+
+
+def test_what_was_mended_makes_the_masks_at_once_when_it_is_published(server, published, broken):
+    serving = Serving(server.app.app_conf, server.app.registry, lambda: 0.0)
+    server.app.registry.publish(broken.id, "a script", "It looked well.")
+    assert serving.current()[0].id == published.id and serving.fault()
+    server.app.registry.publish(published.id, "anna", "As before.")
+    shutil.copyfile(published.model_file, broken.model_file)
+    serving.require_usable(broken)
+    server.app.registry.publish(broken.id, "anna", "It was mended.")
+    assert serving.fault() == "" and serving.version().id == broken.id == serving.current()[0].id
+
+
+def test_a_version_is_tried_on_the_cpu(server, published, broken, monkeypatch):
+    """The GPU may be full of the model in use, or of a training."""
+    import lib.infers.predictor
+
+    devices = []
+    predictor = lib.infers.predictor.Predictor
+
+    def recorded(version, bundle, device=None, **options):
+        devices.append(device)
+        return predictor(version, bundle, device, **options)
+
+    monkeypatch.setattr(lib.infers.predictor, "Predictor", recorded)
+    shutil.copyfile(published.model_file, broken.model_file)
+    Serving(server.app.app_conf, server.app.registry).require_usable(broken)
+    assert devices == ["cpu"]
+
+
+def test_nobody_goes_back_to_a_model_that_cannot_be_loaded(server, published, versions, broken):
+    registry = server.app.registry
+    for version in (broken, versions[1]):
+        registry.publish(version.id, "a script", "It looked well.")
+    before = registry.previous
+    assert before[0] == broken.id
+    answer = requests.post(f"{server.url}/mnseg/rollback")
+    assert answer.status_code == 409
+    assert answer.json()["detail"].startswith(f"Not published: {broken.name} cannot be loaded")
+    assert registry.published().id == versions[1].id and registry.previous == before
+    registry.pin(versions[1].id, "anna")
+    assert "is pinned" in requests.post(f"{server.url}/mnseg/rollback").json()["detail"]
+    registry.pin(None, "anna")
+
+
+@pytest.mark.parametrize("overlay", [None, '{"class_names": ["back', "[]", '{"class_names": "a"}', "\udcff"])
+def test_a_damaged_model_json_ends_no_start(tmp_path, overlay):
+    """An earlier version makes the masks; the workspace's labels are still its labels."""
+    registry = Registry(tmp_path / "registry")
+    for seed in (1, 2):
+        registry.publish(registry.create(tiny_run(tmp_path / str(seed), seed), {}).id, "x", "x")
+    registry.get("0002").overlay.unlink()
+    if overlay is not None:
+        registry.get("0002").overlay.write_bytes(overlay.encode(errors="surrogateescape"))
+    require_same_labels(registry, make_conf(tmp_path, labels=LABELS))
+    with pytest.raises(UserError, match="^mnseg 0001 in .* segments lobe, bean, tube, but the labels given are liver"):
+        require_same_labels(registry, make_conf(tmp_path, labels=("liver",)))
+    registry.get("0001").overlay.unlink()
+    require_same_labels(registry, make_conf(tmp_path, labels=("liver",)))
 
 
 def test_a_packed_bundle_that_cannot_be_loaded_ends_the_start(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from lib.registry.parts import sha256_of
 from lib.trainers.settings import OF_BOTH, OF_MODEL, config_files, merged_settings, run_overlay, signature
 from lib.trainers.warm_start import choose_start
 
@@ -59,7 +61,8 @@ def test_a_warm_start_learns_at_a_lower_rate(tmp_path):
 def version(tmp_path):
     facts = {"signature": {**signature({}), "class_names": ["background", "a"], "model_2d": "x"}}
     for name in ("model.pt", "checkpoint.pt", "fold.pt"):
-        (tmp_path / name).write_bytes(b"1")
+        torch.save({"weight": torch.zeros(99)}, tmp_path / name)
+    facts["model_sha256"] = sha256_of(tmp_path / "model.pt")
     (tmp_path / "datalist.json").write_text(json.dumps({"seen": ["s1"], "folds": [{"index": 0, "seen": ["s2"]}]}))
     return SimpleNamespace(name="mnseg 0001", facts=facts, model_file=tmp_path / "model.pt",
                            checkpoint=tmp_path / "checkpoint.pt", fold_checkpoint=lambda fold: tmp_path / "fold.pt",
@@ -77,7 +80,7 @@ def version(tmp_path):
         ({}, ["s1"], 0, "fold.pt", "from mnseg 0001"),
         ({}, ["s2"], 0, None, "was trained on s2"),
         ({}, [], 1, None, "no model of which it is known"),
-        ({"model_2d": "y"}, [], 0, None, "no checkpoint"),
+        ({"model_2d": "y"}, [], 0, None, "no files to begin with: the 2D network is another one"),
     ],
 )
 def test_where_a_run_begins(version, change, forbidden, fold, file, words):
@@ -88,3 +91,31 @@ def test_where_a_run_begins(version, change, forbidden, fold, file, words):
 def test_a_damaged_datalist_gives_no_start(version):
     version.datalist.write_text("{")
     assert choose_start(version, version.facts["signature"], []).file is None
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-50])
+
+
+def turn_a_bit(file):
+    """Within the weights, where nothing but the checksum tells."""
+    content = bytearray(file.read_bytes())
+    content[content.index(bytes(99 * 4)) + 200] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, turn_a_bit, lambda file: file.write_bytes(b"")])
+def test_no_run_begins_with_damaged_files(version, damage):
+    wanted = version.facts["signature"]
+    damage(version.fold_checkpoint(0))
+    start = choose_start(version, wanted, [], 0)
+    assert start.file is None and start.reason.endswith("no files to begin with: its checkpoint is damaged")
+    damage(version.checkpoint)
+    start = choose_start(version, wanted, [])
+    assert start.file == version.model_file and start.reason.endswith("begins anew: its checkpoint is damaged")
+    damage(version.model_file)
+    assert choose_start(version, wanted, []).file is None
+    version.checkpoint.unlink()
+    version.model_file.unlink()
+    start = choose_start(version, wanted, [])
+    assert start.file is None and start.reason.endswith("no files to begin with: there is no checkpoint")
