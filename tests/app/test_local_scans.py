@@ -140,6 +140,8 @@ def test_a_broken_index_is_set_aside_and_made_anew(scans, folder, content):
     assert again.get_labels_by_image_id("c") == {"original": "c"}
     aside = list(folder.glob("datastore_v2.json.broken-*"))
     assert len(aside) == 1 and aside[0].read_bytes() == content
+    again.on_changed = lambda images: None
+    again.refresh()
     assert json.loads(index.read_text())["objects"].keys() == {"a", "b.1", "c"}
 
 

@@ -47,8 +47,8 @@ class LocalScans(LocalDatastore):
 
     Attributes:
         on_removed: called with the scan and the tag of a label that somebody deleted; None: all of the scan.
-        on_changed: called with the scans whose final labels somebody put into the folder, or changed there; those that
-            were found before it is set are told at the next look.
+        on_changed: called with the scans whose final labels somebody put into the folder, or changed there. Looks write
+            nothing into the index before it is set: what they found then is told, and written, at the next look.
     """
 
     def __init__(self, folder: str | os.PathLike, auto_reload: bool = True) -> None:
@@ -151,20 +151,20 @@ class LocalScans(LocalDatastore):
             index = self._datastore.objects
             gone = drop_missing(index, listing)
             self._away.note(gone)
-            self._away.save()
+            if not self._is_unsaved:
+                self._away.save()
             added = add_found(index, listing, self._digest)
             returned = self._away.bring_back(index, self._is_the_same)
             overwritten = drop_overwritten(index, listing, read, self._digest)
             noted = note_digests(index, read)
             self._is_unsaved |= bool(gone or added or overwritten or noted)
             self._changed |= {image_id for image_id, tag in (added - returned) | overwritten if tag == FINAL}
-            if self._changed and self.on_changed is not None:
-                # Before the index says that they are known: a kill in between tells once more, not less.
-                self.on_changed(frozenset(self._changed))
-                self._changed.clear()
-            if self._is_unsaved:
+            # A start that does not come as far as listening must not make known what nobody has been told.
+            is_told = not self._changed or self.on_changed is not None
+            if is_told and (self._is_unsaved or self._changed):
                 self._update_datastore_file()
-            self._away.save()  # now, since the index has what came back
+            if not self._is_unsaved:
+                self._away.save()  # not before the index has what came back
             self._tell(listing)
 
     def _digest(self, path: Path) -> str | None:
@@ -218,6 +218,10 @@ class LocalScans(LocalDatastore):
         text = self._datastore.model_dump_json(exclude={"base_path"})
         path = Path(self._datastore_config_path)
         with self._guard, FileLock(self._lock_file):
+            if self._changed and self.on_changed is not None:
+                # Before the index says that they are known: a kill in between tells once more, not less.
+                self.on_changed(frozenset(self._changed))
+                self._changed.clear()
             durable_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             self._config_ts = os.stat(path).st_mtime
             self._is_unsaved = False
