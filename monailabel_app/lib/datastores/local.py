@@ -24,6 +24,7 @@ from monailabel.interfaces.exception import ImageNotFoundException
 
 from lib.datastores.away import Away
 from lib.datastores.comparison import add_found, drop_missing, drop_overwritten, note_digests
+from lib.datastores.complaints import Complaints
 from lib.datastores.listing import EXTENSIONS, Listing, is_volume
 from lib.datastores.lookout import Lookout
 from lib.durable import durable_write
@@ -54,8 +55,7 @@ class LocalScans(LocalDatastore):
     def __init__(self, folder: str | os.PathLike, auto_reload: bool = True) -> None:
         self._guard = threading.RLock()
         self._away = Away(Path(folder) / ".datastore_away.json")
-        self.doubles: dict[str, list[str]] = {}
-        self._faults_told: set[str] = set()
+        self._complaints = Complaints()
         self._complaint = ""
         self._digests = StampedDigests()
         self._is_unsaved = False
@@ -88,7 +88,7 @@ class LocalScans(LocalDatastore):
         return image_id
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any] | None) -> str:
-        """Take a label in; an older one of this scan and tag is replaced in one step."""
+        """Take a label in; what lies there for this scan and tag, under whichever suffix, is replaced."""
         _, ext = self._to_id(os.path.basename(label_filename))
         with self._guard:
             scan = self._datastore.objects.get(image_id)
@@ -97,13 +97,13 @@ class LocalScans(LocalDatastore):
             folder = Path(self._datastore.label_path(label_tag))
             name = self._filename(image_id, ext)
             _copy(label_filename, folder / name)
-            before = scan.labels.get(label_tag)
             info = {**(label_info or {}), "ts": int(time.time()), "name": name, "sha256": sha256_of(label_filename)}
             scan.labels[label_tag] = DataModel(info=info, ext=ext)
             self._away.forget(image_id, label_tag)
             self._update_datastore_file()
-            if before is not None and before.ext != ext:
-                (folder / self._filename(image_id, before.ext)).unlink(missing_ok=True)
+            for other in self.label_files(image_id, label_tag):
+                if other.name != name:
+                    other.unlink(missing_ok=True)
         return image_id
 
     def label_files(self, image_id: str, tag: str) -> list[Path]:
@@ -128,10 +128,12 @@ class LocalScans(LocalDatastore):
         self.on_removed(image_id, None)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label from the folder; what a link there points to stays."""
+        """Remove a label from the folder, under whichever suffix; what a link there points to stays."""
         label = self._datastore.label(label_id, label_tag)
         if label is not None:
-            (Path(self._datastore.label_path(label_tag)) / self._filename(label_id, label.ext)).unlink(missing_ok=True)
+            known = Path(self._datastore.label_path(label_tag)) / self._filename(label_id, label.ext)
+            for file in {known, *self.label_files(label_id, label_tag)}:  # a link that is dead now is known alone
+                file.unlink(missing_ok=True)
         self._look()
         self._away.forget(label_id, label_tag)
         self.on_removed(label_id, label_tag)
@@ -165,7 +167,7 @@ class LocalScans(LocalDatastore):
                 self._update_datastore_file()
             if not self._is_unsaved:
                 self._away.save()  # not before the index has what came back
-            self._tell(listing)
+            self._complaints.tell(listing, index)
 
     def _digest(self, path: Path) -> str | None:
         try:
@@ -184,18 +186,6 @@ class LocalScans(LocalDatastore):
             return path.stat().st_mtime <= earlier.info.get("ts", 0) + 5
         except OSError:  # gone again
             return False
-
-    def _tell(self, listing: Listing) -> None:
-        """Of two scans with one name and different suffixes only one can be seen; names may be wrong."""
-        doubles, faults = listing.doubles(), listing.faults()
-        # A file that arrived this moment is in the list, and not yet in the index.
-        for image_id in (doubles.keys() - self.doubles.keys()) & self._datastore.objects.keys():
-            used = self._filename(image_id, self._datastore.objects[image_id].image.ext)
-            logger.warning("%s have one name: %s is used alone; rename the others",
-                           " and ".join(doubles[image_id]), used)
-        for sentence in faults - self._faults_told:
-            logger.warning("%s", sentence)
-        self.doubles, self._faults_told = doubles, faults
 
     def _to_id(self, file: str) -> tuple[str, str]:
         ext = next((ext for ext in EXTENSIONS if file.endswith(ext)), Path(file).suffix)
