@@ -68,6 +68,27 @@ class LocalScans(LocalDatastore):
             self._handler.on_moved = self._handler.on_closed = self._on_any_event
             self._lookout.start()
 
+    def get_image_uri(self, image_id: str) -> str:
+        """File of a scan; "" for an unknown one.
+
+        A link is not followed: what it points to may have any name, and a reader goes by the suffix.
+        """
+        scan = self._datastore.objects.get(image_id)
+        folder = self._datastore.image_path()
+        return os.path.abspath(os.path.join(folder, self._filename(image_id, scan.image.ext))) if scan else ""
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """File of a label, as `get_image_uri`; "" for an unknown one."""
+        label = self._datastore.label(label_id, label_tag)
+        folder = self._datastore.label_path(label_tag)
+        return os.path.abspath(os.path.join(folder, self._filename(label_id, label.ext))) if label else ""
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, str]]:
+        """Files of the scans that have a final label: "image" and "label", by their names in this folder."""
+        # Of this class: a store of series would fetch them.
+        return [{"image": LocalScans.get_image_uri(self, image_id), "label": self.get_label_uri(image_id, FINAL)}
+                for image_id in self._datastore.filter_by_tag(FINAL)]
+
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
         """Copy a scan into the folder.
 
