@@ -10,7 +10,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.datastores.listing import Listing, is_volume
 
-__all__ = ["add_found", "drop_missing", "drop_overwritten", "note_digests"]
+__all__ = ["add_found", "drop_missing", "drop_overwritten", "is_same", "note_digests"]
 
 Digest = Callable[[Path], str | None]  # SHA-256 of a file; None: it cannot be read
 Label = tuple[str, str, str]  # tag, scan, suffix of the file
@@ -80,6 +80,18 @@ def drop_overwritten(
                 label.info = {"ts": int(time.time()), "name": label.info.get("name", path.name), "sha256": now}
                 found.add((image_id, tag))
     return found
+
+
+def is_same(path: Path, label: DataModel, earlier: DataModel, digest: Digest) -> bool:
+    """Whether the label at ``path`` is the earlier one; of labels of older servers only the time is known."""
+    if label.ext != earlier.ext:
+        return False
+    if "sha256" in earlier.info:
+        return digest(path) == earlier.info["sha256"]
+    try:
+        return path.stat().st_mtime <= earlier.info.get("ts", 0) + 5
+    except OSError:  # gone again
+        return False
 
 
 def note_digests(index: Mapping[str, ImageLabelModel], read: Mapping[Label, str]) -> bool:

@@ -23,7 +23,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.exception import ImageNotFoundException
 
 from lib.datastores.away import Away
-from lib.datastores.comparison import add_found, drop_missing, drop_overwritten, note_digests
+from lib.datastores.comparison import add_found, drop_missing, drop_overwritten, is_same, note_digests
 from lib.datastores.complaints import Complaints
 from lib.datastores.listing import EXTENSIONS, Listing, is_volume
 from lib.datastores.lookout import Lookout
@@ -142,22 +142,36 @@ class LocalScans(LocalDatastore):
         if scan is None:
             raise ImageNotFoundException(f"Image {image_id} not found")
         for tag in list(scan.labels):
-            self.remove_label(image_id, tag)
+            self._drop_label(image_id, tag)
         (Path(self._datastore.image_path()) / self._filename(image_id, scan.image.ext)).unlink(missing_ok=True)
-        self._look()
+        del self._datastore.objects[image_id]
+        self._write_removal()
         self._away.forget(image_id)
         self.on_removed(image_id, None)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label from the folder, under whichever suffix; what a link there points to stays."""
-        label = self._datastore.label(label_id, label_tag)
-        if label is not None:
-            known = Path(self._datastore.label_path(label_tag)) / self._filename(label_id, label.ext)
-            for file in {known, *self.label_files(label_id, label_tag)}:  # a link that is dead now is known alone
-                file.unlink(missing_ok=True)
-        self._look()
+        if self._datastore.label(label_id, label_tag) is not None:
+            self._drop_label(label_id, label_tag)
+        self._write_removal()
         self._away.forget(label_id, label_tag)
         self.on_removed(label_id, label_tag)
+
+    def _drop_label(self, image_id: str, tag: str) -> None:
+        labels = self._datastore.objects[image_id].labels
+        known = Path(self._datastore.label_path(tag)) / self._filename(image_id, labels[tag].ext)
+        for file in {known, *self.label_files(image_id, tag)}:  # a link that is dead now is known alone
+            file.unlink(missing_ok=True)
+        del labels[tag]
+
+    def _write_removal(self) -> None:
+        """On a full disk things are removed to make room: the next look writes the index then."""
+        self._is_unsaved = True
+        try:
+            self._update_datastore_file()
+        except OSError as error:
+            logger.warning("%s cannot be written yet: %s", self._datastore_config_path, error)
+        self._lookout.notice()  # another file may have the name
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         if not self.datalist():
@@ -165,7 +179,11 @@ class LocalScans(LocalDatastore):
         return super().get_dataset_archive(limit_cases)
 
     def _reconcile_datastore(self) -> None:
-        """Compare the index with the files. Files are listed and read without the lock: nobody waits for the disk."""
+        """Compare the index with the files.
+
+        They are listed and read without the lock, since others would wait for the disk. With it files are looked at
+        again that changed meanwhile, and the index is written.
+        """
         listing = Listing.of(self._datastore.image_path(), self._datastore.label_path(None))
         read = {(tag, image_id, ext): sha256 for tag, image_id, ext in listing.each_label()
                 if (sha256 := self._digest(listing.label_path(image_id, tag, ext)))}
@@ -177,7 +195,8 @@ class LocalScans(LocalDatastore):
             if not self._is_unsaved:
                 self._away.save()
             added = add_found(index, listing, self._digest)
-            returned = self._away.bring_back(index, self._is_the_same)
+            returned = self._away.bring_back(index, lambda image_id, tag, label, earlier: is_same(
+                listing.label_path(image_id, tag, label.ext), label, earlier, self._digest))
             overwritten = drop_overwritten(index, listing, read, self._digest)
             noted = note_digests(index, read)
             self._is_unsaved |= bool(gone or added or overwritten or noted)
@@ -195,18 +214,6 @@ class LocalScans(LocalDatastore):
             return self._digests.of(path)
         except OSError:  # away, or it cannot be read
             return None
-
-    def _is_the_same(self, image_id: str, tag: str, label: DataModel, earlier: DataModel) -> bool:
-        """Of labels of older servers only the time is known."""
-        if label.ext != earlier.ext:
-            return False
-        path = Path(self._datastore.label_path(tag)) / self._filename(image_id, label.ext)
-        if "sha256" in earlier.info:
-            return self._digest(path) == earlier.info["sha256"]
-        try:
-            return path.stat().st_mtime <= earlier.info.get("ts", 0) + 5
-        except OSError:  # gone again
-            return False
 
     def _to_id(self, file: str) -> tuple[str, str]:
         ext = next((ext for ext in EXTENSIONS if file.endswith(ext)), Path(file).suffix)
