@@ -120,7 +120,6 @@ def test_two_scans_of_one_name_are_told(scans, folder, caplog):
         scans.refresh()
     told = [record.getMessage() for record in caplog.records if "have one name" in record.getMessage()]
     assert told == ["c.mha and c.nrrd have one name: c.mha is used alone; rename the others"]
-    assert scans.doubles == {"c": ["c.mha", "c.nrrd"]}
 
 
 def test_an_image_is_never_replaced(scans, folder, tmp_path):
@@ -140,6 +139,8 @@ def test_a_broken_index_is_set_aside_and_made_anew(scans, folder, content):
     assert again.get_labels_by_image_id("c") == {"original": "c"}
     aside = list(folder.glob("datastore_v2.json.broken-*"))
     assert len(aside) == 1 and aside[0].read_bytes() == content
+    again.on_changed = lambda images: None
+    again.refresh()
     assert json.loads(index.read_text())["objects"].keys() == {"a", "b.1", "c"}
 
 

@@ -10,7 +10,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.datastores.listing import Listing, is_volume
 
-__all__ = ["add_found", "drop_missing", "drop_overwritten", "note_digests"]
+__all__ = ["add_found", "drop_missing", "drop_overwritten", "is_same", "note_digests"]
 
 Digest = Callable[[Path], str | None]  # SHA-256 of a file; None: it cannot be read
 Label = tuple[str, str, str]  # tag, scan, suffix of the file
@@ -36,7 +36,7 @@ def add_found(
     index: MutableMapping[str, ImageLabelModel], listing: Listing, digest: Digest
 ) -> set[tuple[str, str | None]]:
     """Take scans and labels into the index that somebody put into the folder: names, each with a tag or, of scans,
-    None."""
+    None. Of labels of one scan under several suffixes the newest counts, also when another one is known."""
     added: set[tuple[str, str | None]] = set()
     for image_id, suffixes in listing.images.items():
         if image_id not in index and (path := _first(listing.images_dir, image_id, suffixes)):
@@ -44,9 +44,13 @@ def add_found(
             added.add((image_id, None))
     for tag, labels in listing.labels.items():
         for image_id, suffixes in labels.items():
-            if image_id not in index or tag in index[image_id].labels:
+            if image_id not in index:
                 continue
-            if path := _first(listing.labels_dir / tag, image_id, suffixes):
+            known = index[image_id].labels.get(tag)
+            if known is not None and [known.ext] == suffixes:
+                continue
+            path = _newest(listing.labels_dir / tag, image_id, [*([known.ext] if known else []), *suffixes])
+            if path and not (known and path.name == f"{image_id}{known.ext}"):
                 label = index[image_id].labels[tag] = _entry(path, image_id)
                 if sha256 := digest(path):
                     label.info["sha256"] = sha256
@@ -78,6 +82,18 @@ def drop_overwritten(
     return found
 
 
+def is_same(path: Path, label: DataModel, earlier: DataModel, digest: Digest) -> bool:
+    """Whether the label at ``path`` is the earlier one; of labels of older servers only the time is known."""
+    if label.ext != earlier.ext:
+        return False
+    if "sha256" in earlier.info:
+        return digest(path) == earlier.info["sha256"]
+    try:
+        return path.stat().st_mtime <= earlier.info.get("ts", 0) + 5
+    except OSError:  # gone again
+        return False
+
+
 def note_digests(index: Mapping[str, ImageLabelModel], read: Mapping[Label, str]) -> bool:
     """Labels of an older server's index get their digests, as they were ``read``; whether there were any."""
     found = False
@@ -90,6 +106,19 @@ def note_digests(index: Mapping[str, ImageLabelModel], read: Mapping[Label, str]
 
 def _first(folder: Path, image_id: str, suffixes: Sequence[str]) -> Path | None:
     return next((path for ext in suffixes if is_volume(path := folder / f"{image_id}{ext}")), None)
+
+
+def _newest(folder: Path, image_id: str, suffixes: Sequence[str]) -> Path | None:
+    """Of files of one age the first."""
+    paths = [path for ext in suffixes if is_volume(path := folder / f"{image_id}{ext}")]
+    return max(paths, key=_modified, default=None)
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # gone again
+        return 0
 
 
 def _entry(path: Path, image_id: str) -> DataModel:

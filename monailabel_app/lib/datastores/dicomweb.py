@@ -71,6 +71,7 @@ class DicomScans(LocalScans):
         self._asked: float | None = None
         self._compared: dict[str, float] = {}
         super().__init__(self.folder, auto_reload=False)
+        self.on_changed = lambda images: None  # nobody else puts labels into this folder
         for left in self.folder.glob(".*.*"):  # of a killed server
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)

@@ -58,11 +58,6 @@ class Listing:
             for image_id, suffixes in labels.items():
                 yield from ((tag, image_id, ext) for ext in suffixes)
 
-    def doubles(self) -> dict[str, list[str]]:
-        """Scans of one name and several suffixes, of which only one can be seen: name -> files."""
-        return {image_id: sorted(f"{image_id}{ext}" for ext in found) for image_id, found in self.images.items()
-                if len(found) > 1}
-
     def faults(self) -> set[str]:
         """Sentences on files that are left out because of their names."""
         strays = [f"{tag}/{image_id}{ext}" for tag, image_id, ext in self.each_label() if image_id not in self.images]

@@ -23,7 +23,8 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.exception import ImageNotFoundException
 
 from lib.datastores.away import Away
-from lib.datastores.comparison import add_found, drop_missing, drop_overwritten, note_digests
+from lib.datastores.comparison import add_found, drop_missing, drop_overwritten, is_same, note_digests
+from lib.datastores.complaints import Complaints
 from lib.datastores.listing import EXTENSIONS, Listing, is_volume
 from lib.datastores.lookout import Lookout
 from lib.durable import durable_write
@@ -47,15 +48,14 @@ class LocalScans(LocalDatastore):
 
     Attributes:
         on_removed: called with the scan and the tag of a label that somebody deleted; None: all of the scan.
-        on_changed: called with the scans whose final labels somebody put into the folder, or changed there; those that
-            were found before it is set are told at the next look.
+        on_changed: called with the scans whose final labels somebody put into the folder, or changed there. Looks write
+            nothing into the index before it is set: what they found then is told, and written, at the next look.
     """
 
     def __init__(self, folder: str | os.PathLike, auto_reload: bool = True) -> None:
         self._guard = threading.RLock()
         self._away = Away(Path(folder) / ".datastore_away.json")
-        self.doubles: dict[str, list[str]] = {}
-        self._faults_told: set[str] = set()
+        self._complaints = Complaints()
         self._complaint = ""
         self._digests = StampedDigests()
         self._is_unsaved = False
@@ -67,6 +67,27 @@ class LocalScans(LocalDatastore):
         if auto_reload:
             self._handler.on_moved = self._handler.on_closed = self._on_any_event
             self._lookout.start()
+
+    def get_image_uri(self, image_id: str) -> str:
+        """File of a scan; "" for an unknown one.
+
+        A link is not followed: what it points to may have any name, and a reader goes by the suffix.
+        """
+        scan = self._datastore.objects.get(image_id)
+        folder = self._datastore.image_path()
+        return os.path.abspath(os.path.join(folder, self._filename(image_id, scan.image.ext))) if scan else ""
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """File of a label, as `get_image_uri`; "" for an unknown one."""
+        label = self._datastore.label(label_id, label_tag)
+        folder = self._datastore.label_path(label_tag)
+        return os.path.abspath(os.path.join(folder, self._filename(label_id, label.ext))) if label else ""
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, str]]:
+        """Files of the scans that have a final label: "image" and "label", by their names in this folder."""
+        # Of this class: a store of series would fetch them.
+        return [{"image": LocalScans.get_image_uri(self, image_id), "label": self.get_label_uri(image_id, FINAL)}
+                for image_id in self._datastore.filter_by_tag(FINAL)]
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
         """Copy a scan into the folder.
@@ -88,7 +109,7 @@ class LocalScans(LocalDatastore):
         return image_id
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any] | None) -> str:
-        """Take a label in; an older one of this scan and tag is replaced in one step."""
+        """Take a label in; what lies there for this scan and tag, under whichever suffix, is replaced."""
         _, ext = self._to_id(os.path.basename(label_filename))
         with self._guard:
             scan = self._datastore.objects.get(image_id)
@@ -97,13 +118,13 @@ class LocalScans(LocalDatastore):
             folder = Path(self._datastore.label_path(label_tag))
             name = self._filename(image_id, ext)
             _copy(label_filename, folder / name)
-            before = scan.labels.get(label_tag)
             info = {**(label_info or {}), "ts": int(time.time()), "name": name, "sha256": sha256_of(label_filename)}
             scan.labels[label_tag] = DataModel(info=info, ext=ext)
             self._away.forget(image_id, label_tag)
             self._update_datastore_file()
-            if before is not None and before.ext != ext:
-                (folder / self._filename(image_id, before.ext)).unlink(missing_ok=True)
+            for other in self.label_files(image_id, label_tag):
+                if other.name != name:
+                    other.unlink(missing_ok=True)
         return image_id
 
     def label_files(self, image_id: str, tag: str) -> list[Path]:
@@ -121,20 +142,36 @@ class LocalScans(LocalDatastore):
         if scan is None:
             raise ImageNotFoundException(f"Image {image_id} not found")
         for tag in list(scan.labels):
-            self.remove_label(image_id, tag)
+            self._drop_label(image_id, tag)
         (Path(self._datastore.image_path()) / self._filename(image_id, scan.image.ext)).unlink(missing_ok=True)
-        self._look()
+        del self._datastore.objects[image_id]
+        self._write_removal()
         self._away.forget(image_id)
         self.on_removed(image_id, None)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label from the folder; what a link there points to stays."""
-        label = self._datastore.label(label_id, label_tag)
-        if label is not None:
-            (Path(self._datastore.label_path(label_tag)) / self._filename(label_id, label.ext)).unlink(missing_ok=True)
-        self._look()
+        """Remove a label from the folder, under whichever suffix; what a link there points to stays."""
+        if self._datastore.label(label_id, label_tag) is not None:
+            self._drop_label(label_id, label_tag)
+        self._write_removal()
         self._away.forget(label_id, label_tag)
         self.on_removed(label_id, label_tag)
+
+    def _drop_label(self, image_id: str, tag: str) -> None:
+        labels = self._datastore.objects[image_id].labels
+        known = Path(self._datastore.label_path(tag)) / self._filename(image_id, labels[tag].ext)
+        for file in {known, *self.label_files(image_id, tag)}:  # a link that is dead now is known alone
+            file.unlink(missing_ok=True)
+        del labels[tag]
+
+    def _write_removal(self) -> None:
+        """On a full disk things are removed to make room: the next look writes the index then."""
+        self._is_unsaved = True
+        try:
+            self._update_datastore_file()
+        except OSError as error:
+            logger.warning("%s cannot be written yet: %s", self._datastore_config_path, error)
+        self._lookout.notice()  # another file may have the name
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         if not self.datalist():
@@ -142,7 +179,11 @@ class LocalScans(LocalDatastore):
         return super().get_dataset_archive(limit_cases)
 
     def _reconcile_datastore(self) -> None:
-        """Compare the index with the files. Files are listed and read without the lock: nobody waits for the disk."""
+        """Compare the index with the files.
+
+        They are listed and read without the lock, since others would wait for the disk. With it files are looked at
+        again that changed meanwhile, and the index is written.
+        """
         listing = Listing.of(self._datastore.image_path(), self._datastore.label_path(None))
         read = {(tag, image_id, ext): sha256 for tag, image_id, ext in listing.each_label()
                 if (sha256 := self._digest(listing.label_path(image_id, tag, ext)))}
@@ -151,51 +192,28 @@ class LocalScans(LocalDatastore):
             index = self._datastore.objects
             gone = drop_missing(index, listing)
             self._away.note(gone)
-            self._away.save()
+            if not self._is_unsaved:
+                self._away.save()
             added = add_found(index, listing, self._digest)
-            returned = self._away.bring_back(index, self._is_the_same)
+            returned = self._away.bring_back(index, lambda image_id, tag, label, earlier: is_same(
+                listing.label_path(image_id, tag, label.ext), label, earlier, self._digest))
             overwritten = drop_overwritten(index, listing, read, self._digest)
             noted = note_digests(index, read)
             self._is_unsaved |= bool(gone or added or overwritten or noted)
             self._changed |= {image_id for image_id, tag in (added - returned) | overwritten if tag == FINAL}
-            if self._changed and self.on_changed is not None:
-                # Before the index says that they are known: a kill in between tells once more, not less.
-                self.on_changed(frozenset(self._changed))
-                self._changed.clear()
-            if self._is_unsaved:
+            # A start that does not come as far as listening must not make known what nobody has been told.
+            is_told = not self._changed or self.on_changed is not None
+            if is_told and (self._is_unsaved or self._changed):
                 self._update_datastore_file()
-            self._away.save()  # now, since the index has what came back
-            self._tell(listing)
+            if not self._is_unsaved:
+                self._away.save()  # not before the index has what came back
+            self._complaints.tell(listing, index)
 
     def _digest(self, path: Path) -> str | None:
         try:
             return self._digests.of(path)
         except OSError:  # away, or it cannot be read
             return None
-
-    def _is_the_same(self, image_id: str, tag: str, label: DataModel, earlier: DataModel) -> bool:
-        """Of labels of older servers only the time is known."""
-        if label.ext != earlier.ext:
-            return False
-        path = Path(self._datastore.label_path(tag)) / self._filename(image_id, label.ext)
-        if "sha256" in earlier.info:
-            return self._digest(path) == earlier.info["sha256"]
-        try:
-            return path.stat().st_mtime <= earlier.info.get("ts", 0) + 5
-        except OSError:  # gone again
-            return False
-
-    def _tell(self, listing: Listing) -> None:
-        """Of two scans with one name and different suffixes only one can be seen; names may be wrong."""
-        doubles, faults = listing.doubles(), listing.faults()
-        # A file that arrived this moment is in the list, and not yet in the index.
-        for image_id in (doubles.keys() - self.doubles.keys()) & self._datastore.objects.keys():
-            used = self._filename(image_id, self._datastore.objects[image_id].image.ext)
-            logger.warning("%s have one name: %s is used alone; rename the others",
-                           " and ".join(doubles[image_id]), used)
-        for sentence in faults - self._faults_told:
-            logger.warning("%s", sentence)
-        self.doubles, self._faults_told = doubles, faults
 
     def _to_id(self, file: str) -> tuple[str, str]:
         ext = next((ext for ext in EXTENSIONS if file.endswith(ext)), Path(file).suffix)
@@ -218,6 +236,10 @@ class LocalScans(LocalDatastore):
         text = self._datastore.model_dump_json(exclude={"base_path"})
         path = Path(self._datastore_config_path)
         with self._guard, FileLock(self._lock_file):
+            if self._changed and self.on_changed is not None:
+                # Before the index says that they are known: a kill in between tells once more, not less.
+                self.on_changed(frozenset(self._changed))
+                self._changed.clear()
             durable_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             self._config_ts = os.stat(path).st_mtime
             self._is_unsaved = False

@@ -45,7 +45,7 @@ def _archive(store: Any, limit_cases: int | None) -> IO[bytes]:
     if not cases:
         raise RequestError(404, "No scan has a final label yet, so there is nothing to download.")
     archive = tempfile.TemporaryFile()  # noqa: SIM115, the answer closes it
-    with zipfile.ZipFile(archive, "w") as zipped:
+    with zipfile.ZipFile(archive, "w", strict_timestamps=False) as zipped:  # 1980 for a file without a time
         for case in cases[:limit_cases] if limit_cases and limit_cases > 0 else cases:
             for key, path in case.items():
                 zipped.write(path, f"{key}/{os.path.basename(path)}")

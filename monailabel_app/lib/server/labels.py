@@ -13,6 +13,7 @@ from fastapi import APIRouter, UploadFile
 
 from lib.errors import RequestError, in_words, is_full
 from lib.labels.replaced import Replaced
+from lib.registry.parts import sha256_of
 from lib.server.inbox import Inbox, Submission
 from lib.server.info import OWN
 from lib.server.known import require_image, require_tag
@@ -132,6 +133,10 @@ class Submissions:
                     logger.warning("another scan has the name %s now: the label that waited for it is kept in %s",
                                    submission.facts["image"], self.inbox.set_aside(submission))
                     continue
+                if self._is_older_than_one_by_hand(submission):
+                    logger.warning("a newer label of %s was put into the folder: the one that waited is kept in %s",
+                                   submission.facts["image"], self.inbox.set_aside(submission))
+                    continue
                 self._store(submission)
                 logger.info("the label of %s, accepted before the server stopped, is stored", submission.facts["image"])
             except Exception:  # the others must not wait; it stays where it is
@@ -150,6 +155,14 @@ class Submissions:
         if saved_for is None or image_id not in self.app.datastore().list_images():
             return False
         return ContentDigests(self.inbox.root).of(self.app.datastore().get_image_uri(image_id)) != saved_for
+
+    def _is_older_than_one_by_hand(self, submission: Submission) -> bool:
+        """What this server saves has an author. Without one may also be this very label, if the server was killed
+        before the index knew of it."""
+        there = self.app.datastore().get_label_info(submission.facts["image"], submission.facts["tag"])
+        if not there or "author" in there or there.get("ts", 0) <= submission.facts["time"]:
+            return False
+        return there.get("sha256") != sha256_of(submission.mask)
 
     def _store(self, submission: Submission) -> dict[str, Any]:
         image_id, tag = submission.facts["image"], submission.facts["tag"]

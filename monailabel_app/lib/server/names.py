@@ -19,7 +19,8 @@ def own_names(origins: Iterable[str] = ()) -> frozenset[str]:
     """Names of this computer, and those in ``origins``, such as ``https://labels.example``; in lower case."""
     host = socket.gethostname().lower()
     named = {urlsplit(origin).hostname or "" for origin in origins}
-    return frozenset({"localhost", host, f"{host.partition('.')[0]}.local", socket.getfqdn().lower(), *named} - {""})
+    short = host.partition(".")[0]  # some computers are told their whole name, and called by the first part
+    return frozenset({"localhost", host, short, f"{short}.local", socket.getfqdn().lower(), *named} - {""})
 
 
 def is_own_name(host: str, names: Collection[str]) -> bool:

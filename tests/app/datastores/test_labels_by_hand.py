@@ -85,6 +85,38 @@ def test_what_was_put_there_or_changed_while_no_server_ran_is_told(scans, by_han
     assert sorted(told) == ["a", "b"]
 
 
+def test_what_was_found_by_a_start_that_did_not_get_through_is_told_by_the_next(by_hand, folder, scans):
+    by_hand("a", b"label")
+    LocalScans(folder, auto_reload=False).refresh()  # a server that looks, and ends before it trains anything
+    again, told = LocalScans(folder, auto_reload=False), []
+    assert again.get_labeled_images() == ["a"]
+    again.on_changed = told.extend
+    again.refresh()
+    LocalScans(folder, auto_reload=False)
+    assert told == ["a"] and "sha256" in (folder / "datastore_v2.json").read_text()
+
+
+def test_a_start_that_did_not_get_through_costs_no_author(by_hand, folder, scans, tmp_path_factory):
+    saved(scans, "a", b"label", tmp_path_factory)
+    label, away = folder / "labels" / "final" / "a.nii.gz", folder / "away"
+    label.rename(away)
+    scans.refresh()
+    away.rename(label)
+    by_hand("b", b"label")
+    LocalScans(folder, auto_reload=False).refresh()
+    assert LocalScans(folder, auto_reload=False).get_label_info("a", "final")["author"] == "anna"
+
+
+def test_whatever_writes_the_index_tells_what_was_found(by_hand, folder, scans):
+    by_hand("a", b"label")
+    again, told = LocalScans(folder, auto_reload=False), []
+    again.on_changed = told.extend
+    again.update_image_info("b", {"ward": "3"})
+    assert told == ["a"], "killed now, the next server would take the label for a known one"
+    again.refresh()
+    assert told == ["a"]
+
+
 def test_what_could_not_be_told_is_told_again(scans, by_hand, folder):
     def full(images):
         raise OSError(28, "No space left on device")
@@ -111,7 +143,7 @@ def test_a_label_that_could_not_be_told_at_first_is_in_the_index_in_the_end(scan
     with pytest.raises(OSError, match="No space"):
         scans.refresh()
     assert "sha256" not in (folder / "datastore_v2.json").read_text()
-    scans.on_changed = None
+    scans.on_changed = lambda images: None
     scans.refresh()
     assert "sha256" in (folder / "datastore_v2.json").read_text()
 

@@ -41,6 +41,28 @@ def test_what_a_link_points_to_is_not_removed(folder, tmp_path_factory):
         scans.remove_image("linked")
 
 
+def test_a_link_keeps_its_name_whatever_it_points_to(folder, tmp_path_factory):
+    """An archive or a cache may name its files as it likes; a reader goes by the suffix."""
+    archive = tmp_path_factory.mktemp("archive")
+    for kind, place in (("scan", folder), ("label", folder / "labels" / "final")):
+        for name in ("d", "e"):
+            (archive / kind / name).mkdir(parents=True)
+            (archive / kind / name / "9f3a").write_bytes(f"{kind} {name}".encode())
+            (place / f"{name}.nii.gz").symlink_to(archive / kind / name / "9f3a")
+    scans = opened(folder)
+    for name in ("d", "e"):
+        assert scans.get_image_uri(name) == str(folder / f"{name}.nii.gz")
+        assert scans.get_label_uri(name, "final") == str(folder / "labels" / "final" / f"{name}.nii.gz")
+    assert scans.datalist() == [{"image": scans.get_image_uri(name), "label": scans.get_label_uri(name, "final")}
+                                for name in ("d", "e")]
+    assert scans.get_label_uri("a", "final") == scans.get_image_uri("nobody") == ""
+
+
+def test_paths_are_whole_also_of_a_folder_named_from_here(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert opened(folder.name).get_image_uri("a") == str(folder / "a.nii.gz")
+
+
 def test_hidden_files_are_no_scans_and_no_labels(folder):
     for name in ("._a.nii.gz", ".hidden.nrrd", ".nii.gz"):
         (folder / name).write_bytes(b"of the system")

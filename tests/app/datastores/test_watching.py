@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
@@ -114,6 +115,49 @@ def test_what_the_server_does_while_the_folder_is_listed_counts(folder, monkeypa
     assert sorted(scans.list_images()) == ["a", "new"] == sorted(scans.get_labeled_images())
     assert scans.get_label_info("a", "final")["author"] == "anna"
     assert scans.get_label_info("new", "final")["author"] == "nora"
+
+
+@pytest.fixture
+def labeled(folder, tmp_path_factory):
+    sent = tmp_path_factory.mktemp("uploads") / "label.nii.gz"
+    sent.write_bytes(b"label")
+    scans = LocalScans(folder, auto_reload=False)
+    for image in ("a", "b"):
+        scans.save_label(image, str(sent), "final", {"author": "anna"})
+    return scans
+
+
+def test_nobody_waits_for_a_look_when_something_is_removed(labeled, folder, looks):
+    removed = []
+    labeled.on_removed = lambda *what: removed.append(what)
+    labeled.remove_label("a", "final")
+    labeled.remove_image("b")
+    assert looks == [] and removed == [("a", "final"), ("b", None)]
+    index = json.loads((folder / "datastore_v2.json").read_text())["objects"]
+    assert list(index) == labeled.list_images() == ["a"] and index["a"]["labels"] == {}
+    assert not list((folder / "labels" / "final").iterdir()) and not (folder / "b.nii.gz").exists()
+
+
+def test_a_full_disk_keeps_nothing_from_being_removed(labeled, folder, monkeypatch, caplog):
+    removed = []
+    labeled.on_removed = lambda *what: removed.append(what)
+    with monkeypatch.context() as full:
+        full.setattr("lib.datastores.local.durable_write", no_room)
+        labeled.remove_label("a", "final")
+    assert labeled.get_labeled_images() == ["b"] and removed == [("a", "final")]
+    assert "cannot be written yet" in caplog.text
+    labeled.refresh()
+    assert json.loads((folder / "datastore_v2.json").read_text())["objects"]["a"]["labels"] == {}
+
+
+def test_a_scan_behind_one_that_was_removed_is_soon_seen(folder):
+    (folder / "a.nrrd").write_bytes(b"another")
+    scans = LocalScans(folder)
+    scans._observer.stop()
+    scans._observer.join()
+    time.sleep(1.5)  # the folders that it has just made were news
+    scans.remove_image("a")
+    assert eventually(lambda: scans.get_image_uri("a") == str(folder / "a.nrrd"))
 
 
 def test_a_change_that_could_not_be_written_is_written_by_the_next_look(folder, monkeypatch):

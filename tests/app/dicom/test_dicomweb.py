@@ -45,6 +45,14 @@ def test_nothing_is_fetched_before_it_is_asked_for_and_then_once(fresh):
     assert fresh.store.get_image_uri(fresh.one) and fresh.pacs.fetched == [fresh.one]
 
 
+def test_a_label_that_was_put_beside_the_copies_is_in_the_index(fresh):
+    fresh.store.get_image_uri(fresh.one)
+    (fresh.store.folder / "labels" / "final" / f"{fresh.one}.nii.gz").write_bytes(b"label")
+    fresh.store.refresh()
+    index = json.loads((fresh.store.folder / "datastore_v2.json").read_text())
+    assert index["objects"][fresh.one]["labels"].keys() == {"final"}
+
+
 def test_the_list_is_asked_for_every_ten_seconds_at_most(fresh):
     fresh.store.list_images(), fresh.store.status(), fresh.store.get_unlabeled_images()
     assert fresh.pacs.asked == 1

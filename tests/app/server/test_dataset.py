@@ -55,6 +55,31 @@ def test_scans_and_labels_of_people(server, labeled):
     assert str(server.studies) not in json.dumps(index)
 
 
+def test_links_are_packed_under_the_names_of_the_scans(server, labeled, tmp_path):
+    """As in a folder of patients, in each of which the scan has one name."""
+    for image in IMAGES:
+        scan, original = server.studies / f"{image}.nii.gz", tmp_path / image / "volume.nii.gz"
+        original.parent.mkdir()
+        scan.rename(original)
+        scan.symlink_to(original)
+    try:
+        found = download(server)
+    finally:
+        for image in IMAGES:
+            (tmp_path / image / "volume.nii.gz").replace(server.studies / f"{image}.nii.gz")
+    assert {f"image/{image}.nii.gz" for image in IMAGES} <= set(found.namelist())
+
+
+def test_a_file_without_a_time_is_packed(server, labeled):
+    scan = server.studies / "001.nii.gz"
+    before = os.stat(scan)
+    os.utime(scan, (0, 0))
+    try:
+        assert "image/001.nii.gz" in download(server).namelist()
+    finally:
+        os.utime(scan, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 @pytest.mark.parametrize(("limit", "count"), [(1, 1), (2, 2), (5, 2), (0, 2), (-1, 2)])
 def test_fewer_of_them(server, labeled, limit, count):
     assert len(download(server, limit_cases=limit).namelist()) == 2 * count + 1

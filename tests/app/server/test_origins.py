@@ -33,6 +33,12 @@ def test_addresses_and_own_names(ask, host):
     assert ask(host) == (200, "") and ask(host, "DELETE", origin=f"http://{host}") == (200, "")
 
 
+@pytest.mark.parametrize("host", ["gpu", "gpu:8000", "gpu.local", "gpu.hospital.example"])
+def test_a_computer_that_was_told_its_whole_name(ask, monkeypatch, host):
+    monkeypatch.setattr("lib.server.names.socket.gethostname", lambda: "GPU.hospital.example")
+    assert ask(host) == (200, "") and ask("hospital.example")[0] == 403
+
+
 @pytest.mark.parametrize("host", [
     "evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "ws1.evil.example",
     "evillocalhost", "[::1", "[evil]:8000", ":8000", "evil.example:8000@127.0.0.1.evil.example",
