@@ -122,8 +122,8 @@ class LocalScans(LocalDatastore):
             scan.labels[label_tag] = DataModel(info=info, ext=ext)
             self._away.forget(image_id, label_tag)
             self._update_datastore_file()
-            for other in self.label_files(image_id, label_tag):
-                if other.name != name:
+            for other in (folder / self._filename(image_id, suffix) for suffix in EXTENSIONS if suffix != ext):
+                if is_volume(other):
                     other.unlink(missing_ok=True)
         return image_id
 
