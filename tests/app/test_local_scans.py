@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install 'mnseg[app]')")
 
+from fakes import until  # noqa: E402
 from lib.datastores.local import LocalScans  # noqa: E402
 from lib.errors import RequestError  # noqa: E402
 from monailabel.interfaces.exception import ImageNotFoundException  # noqa: E402
@@ -210,18 +211,6 @@ def test_new_scans_are_noticed(folder):
     assert "new" in scans.list_images()
 
 
-def test_nothing_to_download(scans):
-    with pytest.raises(RequestError, match="nothing to download"):
-        scans.get_dataset_archive(None)
-
-
-def eventually(true, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.05)
-    return true()
-
-
 def test_labels_that_are_away_for_a_moment_leave_the_server_awake(folder, tmp_path_factory):
     away = tmp_path_factory.mktemp("away") / "labels"
     (folder / "labels" / "final").mkdir(parents=True)
@@ -230,10 +219,10 @@ def test_labels_that_are_away_for_a_moment_leave_the_server_awake(folder, tmp_pa
     assert scans.get_labeled_images() == ["a"]
     shutil.move(folder / "labels", away)
     (folder / "d.nii.gz").write_bytes(b"d")
-    assert eventually(lambda: "d" in scans.list_images() and scans.get_labeled_images() == [])
+    assert until(lambda: "d" in scans.list_images() and scans.get_labeled_images() == [])
     shutil.move(away, folder / "labels")
     (folder / "e.nii.gz").write_bytes(b"e")
-    assert eventually(lambda: "e" in scans.list_images() and scans.get_labeled_images() == ["a"])
+    assert until(lambda: "e" in scans.list_images() and scans.get_labeled_images() == ["a"])
 
 
 def test_a_full_disk_does_not_end_the_watcher(folder, monkeypatch):
@@ -248,11 +237,11 @@ def test_a_full_disk_does_not_end_the_watcher(folder, monkeypatch):
 
     monkeypatch.setattr(LocalScans, "_update_datastore_file", full)
     (folder / "d.nii.gz").write_bytes(b"d")
-    assert eventually(lambda: failed)
+    assert until(lambda: failed)
     (folder / "e.nii.gz").write_bytes(b"e")
-    assert eventually(lambda: {"d", "e"} <= set(scans.list_images()))
+    assert until(lambda: {"d", "e"} <= set(scans.list_images()))
     (folder / "d.nii.gz").unlink()
-    assert eventually(lambda: "d" not in scans.list_images())
+    assert until(lambda: "d" not in scans.list_images())
 
 
 def test_what_no_event_tells_of_is_seen_by_the_next_look(folder, monkeypatch):
@@ -261,13 +250,13 @@ def test_what_no_event_tells_of_is_seen_by_the_next_look(folder, monkeypatch):
     scans._observer.stop()
     scans._observer.join()
     (folder / "d.nii.gz").write_bytes(b"d")
-    assert eventually(lambda: "d" in scans.list_images())
+    assert until(lambda: "d" in scans.list_images())
 
 
 def test_a_renamed_scan_is_seen(folder):
     scans = LocalScans(folder)
     (folder / "a.nii.gz").rename(folder / "z.nii.gz")
-    assert eventually(lambda: "z" in scans.list_images() and "a" not in scans.list_images())
+    assert until(lambda: "z" in scans.list_images() and "a" not in scans.list_images())
 
 
 def test_removed_means_removed_at_once(folder, tmp_path_factory):

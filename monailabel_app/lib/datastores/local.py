@@ -173,11 +173,6 @@ class LocalScans(LocalDatastore):
             logger.warning("%s cannot be written yet: %s", self._datastore_config_path, error)
         self._lookout.notice()  # another file may have the name
 
-    def get_dataset_archive(self, limit_cases: int | None) -> str:
-        if not self.datalist():
-            raise RequestError(404, "No scan has a final label yet, so there is nothing to download.")
-        return super().get_dataset_archive(limit_cases)
-
     def _reconcile_datastore(self) -> None:
         """Compare the index with the files.
 

@@ -10,14 +10,6 @@ from lib.datastores.local import LocalScans  # noqa: E402
 
 
 @pytest.fixture
-def folder(tmp_path):
-    for name in ("a.nii.gz", "b.nii.gz"):
-        (tmp_path / name).write_bytes(name.encode())
-    (tmp_path / "labels" / "final").mkdir(parents=True)
-    return tmp_path
-
-
-@pytest.fixture
 def scans(folder):
     return LocalScans(folder, auto_reload=False)
 
@@ -117,10 +109,11 @@ def test_whatever_writes_the_index_tells_what_was_found(by_hand, folder, scans):
     assert told == ["a"]
 
 
-def test_what_could_not_be_told_is_told_again(scans, by_hand, folder):
-    def full(images):
-        raise OSError(28, "No space left on device")
+def full(images):
+    raise OSError(28, "No space left on device")
 
+
+def test_what_could_not_be_told_is_told_again(scans, by_hand, folder):
     by_hand("a", b"label")
     scans.on_changed = full
     with pytest.raises(OSError, match="No space"):
@@ -135,9 +128,6 @@ def test_what_could_not_be_told_is_told_again(scans, by_hand, folder):
 
 
 def test_a_label_that_could_not_be_told_at_first_is_in_the_index_in_the_end(scans, by_hand, folder):
-    def full(images):
-        raise OSError(28, "No space left on device")
-
     by_hand("a", b"label")
     scans.on_changed = full
     with pytest.raises(OSError, match="No space"):

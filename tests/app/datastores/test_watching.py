@@ -10,16 +10,9 @@ import pytest
 
 pytest.importorskip("monailabel", reason="MONAI Label is not installed (pip install 'mnseg[app]')")
 
+from fakes import until  # noqa: E402
 from lib.datastores.listing import Listing  # noqa: E402
 from lib.datastores.local import LocalScans  # noqa: E402
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("a.nii.gz", "b.nii.gz"):
-        (tmp_path / name).write_bytes(name.encode())
-    (tmp_path / "labels" / "final").mkdir(parents=True)
-    return tmp_path
 
 
 @pytest.fixture
@@ -35,19 +28,12 @@ def looks(monkeypatch):
     return times
 
 
-def eventually(true, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.05)
-    return true()
-
-
 def test_many_new_files_are_few_looks(folder, looks):
     scans = LocalScans(folder)
     begun = time.monotonic()
     for index in range(60):
         (folder / f"new{index}.nii.gz").write_bytes(b"scan")
-    assert eventually(lambda: len(scans.list_images()) == 62)
+    assert until(lambda: len(scans.list_images()) == 62)
     time.sleep(1.5)
     assert len(looks) <= 3 + (time.monotonic() - begun), "at most one a second, besides the first"
 
@@ -67,7 +53,7 @@ def test_an_index_that_somebody_else_wrote_is_read(folder):
     scans = LocalScans(folder)
     time.sleep(1.5)
     LocalScans(folder, auto_reload=False).update_image_info("a", {"ward": "3"})
-    assert eventually(lambda: scans.get_image_info("a").get("ward") == "3")
+    assert until(lambda: scans.get_image_info("a").get("ward") == "3")
 
 
 def test_nobody_waits_while_the_folder_is_listed(folder, monkeypatch):
@@ -157,7 +143,7 @@ def test_a_scan_behind_one_that_was_removed_is_soon_seen(folder):
     scans._observer.join()
     time.sleep(1.5)  # the folders that it has just made were news
     scans.remove_image("a")
-    assert eventually(lambda: scans.get_image_uri("a") == str(folder / "a.nrrd"))
+    assert until(lambda: scans.get_image_uri("a") == str(folder / "a.nrrd"))
 
 
 def test_a_change_that_could_not_be_written_is_written_by_the_next_look(folder, monkeypatch):
