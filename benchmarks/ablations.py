@@ -10,7 +10,8 @@ on, also behind ``--minutes``, so that a machine that is lent for a while is eno
 it says that nothing is left. The final weights are measured on the scale's test scans, on which nothing is chosen;
 ``ablations.csv``, ``ablations.md`` and ``ablations.png`` show what has finished. ``--split validation`` measures on the
 scans on which a recipe is chosen, and writes ``ablations_validation.csv`` and so on; ``--networks both`` measures the
-mean of both networks, and writes ``ablations_both.csv``.
+mean of both networks, ``--networks flips`` the 3D network over each scan's mirror images, and writes
+``ablations_both.csv`` and so on.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ INGREDIENTS = {
     "joint_teacher_mixed_patches": ("both networks' mean teaches, boxes exchanged", None),
     "strong_augmentation": ("stronger augmentation", None),
     "joint_teacher_strong_augmentation": ("both networks' mean teaches, stronger augmentation", None),
+    "joint_teacher_flips": ("both networks' mean teaches, stronger augmentation, mirror images", None),
     "joint_teacher_rotation": ("both networks' mean teaches, stronger augmentation, rotation", None),
     "joint_teacher_rotation_noise": ("both networks' mean teaches, stronger augmentation, rotation, noise, blur", None),
     "supervised_strong_augmentation": ("supervised only, stronger augmentation", None),
@@ -195,7 +197,7 @@ def as_markdown(results: Results, args: argparse.Namespace, left_out: Mapping[st
     body = []
     for (row, network), by_seed in results.items():
         values = [spread(list(over_seeds(by_seed, metric).values()), scale) for metric, (_, scale) in METRICS.items()]
-        price = {"both": "-", **cost(run_dir(args, row, next(iter(by_seed))))}
+        price = {"both": "-", "flips": "-", **cost(run_dir(args, row, next(iter(by_seed))))}
         missed = sum(no_distance(found) for found in by_seed.values())
         each = ", ".join(f"{value:.2f}" for value in dice_of_seeds(by_seed))
         body.append([ALL_ROWS[row][0], network, each, *values, str(missed),
@@ -306,7 +308,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads of each (default: 1)")
     parser.add_argument("--split", choices=["validation"], help="measure on these scans (default: the test scans)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["g", "f"], metavar="NETWORK",
-                        help=f"to measure, of {', '.join(NETWORKS)} (both: their mean; default: g f)")  # fmt: skip
+                        help=f"to measure, of {', '.join(NETWORKS)} (both: their mean; flips: g over mirror images; "
+                        "default: g f)")  # fmt: skip
     parser.add_argument("--table-only", action="store_true", help="train nothing, show what has finished")
     return parser
 

@@ -1,4 +1,4 @@
-"""Evaluate the final 3D and 2D network of a run, or both together, on the protocol's scans, by evaluate.json."""
+"""Evaluate the final 3D or 2D network of a run, both together, or the 3D one with flips, on the protocol's scans."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from mnseg.errors import UserError
 __all__ = ["NETWORKS", "evaluate"]
 
 FIELD = "configs/metrics/field.json"
-# 3D, 2D, their mean: folder of the evaluation, and what evaluate.json needs beside the run's model.json.
+# 3D, 2D, their mean, 3D over mirror images: folder of the evaluation, and what evaluate.json needs beside model.json.
 NETWORKS = {
     "g": ("eval", []),
     "f": ("eval_2d", ["configs/inference/network_2d.json"]),
     "both": ("eval_both", ["configs/inference/both_networks.json"]),
+    "flips": ("eval_flips", ["configs/inference/flips.json"]),
 }
 
 
 def evaluate(run_dir: Path, network: str, args: argparse.Namespace) -> list[dict[str, str]]:
-    """Rows of the field's metrics of a run's final 3D ("g") or 2D ("f") network, or of the mean of "both".
+    """Rows of the field's metrics of a run's final network: 3D ("g"), 2D ("f"), the mean of "both", g with "flips".
 
     It is evaluate.json that runs, whatever the network: same sliding window, same way back to the scan's grid.
     Results that are newer than the weights and of the same cases are not measured again. ``args.split``, where it
@@ -36,7 +37,7 @@ def evaluate(run_dir: Path, network: str, args: argparse.Namespace) -> list[dict
     folder, overlays = NETWORKS[network]
     output = run_dir / (folder + ("" if split == usual else f"_{split}"))
     table = output / "field_metrics.csv"
-    weights = run_dir / "models" / ("model.pt" if network == "g" else "checkpoint.pt")
+    weights = run_dir / "models" / ("model.pt" if network in ("g", "flips") else "checkpoint.pt")
     if not weights.exists():
         raise UserError(f"{weights} does not exist: the run has not finished.")
     cases = {item["case"] for item in load_datalist(args.datalist, args.folder)[split]}

@@ -107,9 +107,12 @@ def test_a_stopped_comparison_goes_on(tmp_path, capsys):
     assert (tmp_path / "ablations.png").stat().st_size > 5000
     assert main([*argv, "--split", "validation", "--table-only"]) == 0
     chosen_on = {x["case"] for x in csv.DictReader((tmp_path / "ablations_validation.csv").open())}
-    assert main([*argv, "--networks", "both", "--table-only"]) == 0
-    assert {x["network"] for x in csv.DictReader((tmp_path / "ablations_both.csv").open())} == {"both"}
-    assert (tmp_path / "ablations_both.png").stat().st_size > 5000
+    assert main([*argv, "--networks", "both", "flips", "--table-only"]) == 0
+    others = list(csv.DictReader((tmp_path / "ablations_both_flips.csv").open()))
+    assert {x["network"] for x in others} == {"both", "flips"}
+    by_network = {name: [x["dice"] for x in [*found, *others] if x["network"] == name] for name in ("g", "flips")}
+    assert len(by_network["g"]) == len(by_network["flips"]) and by_network["g"] != by_network["flips"]
+    assert (tmp_path / "ablations_both_flips.png").stat().st_size > 5000
     assert chosen_on and not chosen_on & {x["case"] for x in found}, "a recipe is chosen on other scans"
     assert list(csv.DictReader((tmp_path / "ablations.csv").open())) == found
     home = torch.load(tmp_path / "home" / "tiny_mn_seed0_g.pt", weights_only=True)
