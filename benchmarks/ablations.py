@@ -120,7 +120,7 @@ SCALES = {
                   {**NO_HUB, "whole": "is M&N itself here", "neighboring_slices": "is M&N itself here",
                    "swin_unetr": "takes patches of multiples of 32, not 80x64x32 (--extra patch_size=[96,64,32])"},
                   NEEDED),
-    "full": Scale("la", 8, "configs/recipes/paper.json", "amp_dtype=bfloat16 num_workers=8 checkpoint_interval=50",
+    "full": Scale("la", 8, "configs/recipes/paper.json", "amp_dtype=bfloat16 cache_on_device=True checkpoint_interval=50",
                   {"wide_g": "is narrower than M&N's own g here"}, NEEDED),
 }  # fmt: skip
 

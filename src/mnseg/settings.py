@@ -148,6 +148,7 @@ RULES: dict[str, Rule] = {
     "val_cases": _or_null(_whole(0)),
     "hidden_cases": _whole(0),
     "checkpoint_interval": _whole(1),
+    "max_minutes": _or_null(_number(0)),
     "schedule": _one_of(*SCHEDULES),
     "mining_interval": _whole(1),
     "pseudo_weight": _number(0),
@@ -156,7 +157,7 @@ RULES: dict[str, Rule] = {
     "embedding_cache_gb": _number(0),
     **dict.fromkeys(
         ("resume", "lite", "restart", "channels_last", "keep_freed_memory", "ema_teacher", "allow_empty_unlabeled",
-         "pretrained", "slice_checkpoint"),
+         "pretrained", "slice_checkpoint", "cache_on_device"),
         SWITCH,
     ),
 }
@@ -194,3 +195,7 @@ def _contradictions(known: Mapping[str, Any]) -> Iterator[str]:
         yield f"min_zoom is {known['min_zoom']}; it must not be above max_zoom ({known['max_zoom']})."
     if known.get("ema_teacher") and "ema_momentum" in known and known["ema_momentum"] is None:
         yield "ema_teacher is true, but ema_momentum is null: there is no moving average; set it, say to 0.01."
+    if known.get("cache_on_device") and given("cache_dir"):
+        yield "cache_on_device is true, but cache_dir keeps the prepared scans on a disk: set cache_dir to null."
+    if known.get("cache_on_device") and known.get("num_workers"):
+        yield "cache_on_device is true, but worker processes cannot read scans on a device: set num_workers to 0."

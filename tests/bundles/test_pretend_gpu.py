@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 
@@ -103,6 +104,31 @@ def test_cotraining_evaluation_and_inference(tmp_path):
     data = short_training.write_data(tmp_path / "data")
     masks = same_on_both(train_evaluate_and_infer, data, tmp_path, ".nii.gz", read_volume)
     assert {mask.parts[0] for mask in masks} == {"eval", "infer"}
+
+
+def train_with_scans_on_the_device(data: str, run: str, device: str) -> tuple[dict[str, float], list[str]]:
+    """Losses and Dice of a training, and where its scans and the patches of its last batch lay."""
+    places = []
+    made = short_training.workflow(
+        short_training.settings(Path(data), Path(run), device=device, cache_on_device=True, **SETTINGS | AUGMENTATION)
+    )
+    trainer = made.parser.get_parsed_content("train::trainer")
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda it: places.append(it.state.batch["image"].device.type))
+    made.run()
+    places += [item["image"].device.type for item in made.parser.get_parsed_content("pool")]
+    made.finalize()
+    return losses_and_dice(short_training.history(Path(run))), sorted(set(places))
+
+
+AUGMENTATION = {"flip_axes": [0, 1, 2], "min_zoom": 0.75, "max_zoom": 1.35, "gamma": [0.6, 1.6]}
+
+
+def test_scans_on_the_device_give_the_same_patches(tmp_path):
+    data = str(short_training.write_data(tmp_path / "data"))
+    found, there = on_pretend_gpu(train_with_scans_on_the_device, data, str(tmp_path / "far"), DEVICE)
+    expected, here = train_with_scans_on_the_device(data, str(tmp_path / "near"), "cpu")
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert (there, here) == (["pretend"], ["cpu"])
 
 
 def waits_of_steps(data: str, run: str) -> list[tuple[str, int]]:

@@ -19,7 +19,7 @@ import monai
 import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, MetaTensor
-from monai.transforms import Compose
+from monai.transforms import Compose, ToTensord
 
 from mnseg._version import __version__
 from mnseg.data.content_digests import ContentDigests
@@ -47,11 +47,18 @@ def cached_dataset(
     num_workers: int = 2,
     copy_cache: bool = True,
     progress: bool = False,
+    device: torch.device | str | None = None,
 ) -> Dataset:
-    """MONAI's ``CacheDataset``, or ``DiskCacheDataset`` where ``cache_dir`` is given; see there."""
+    """MONAI's ``CacheDataset``, or ``DiskCacheDataset`` where ``cache_dir`` is given; see there.
+
+    With a ``device`` images and labels are kept there, so that patches are cut and zoomed where they are learned from.
+    """
     load_itk_for(item[key] for item in data for key in PATH_KEYS & item.keys())
     if cache_dir is not None:
         return DiskCacheDataset(data, transform, cache_dir, cache_gb, num_workers)
+    if device is not None:
+        away = ToTensord(sorted(PATH_KEYS), device=device, track_meta=False, allow_missing_keys=True)
+        transform = Compose([*transform.transforms, away])
     return CacheDataset(
         data, transform, cache_rate=cache_rate, num_workers=num_workers, copy_cache=copy_cache, progress=progress
     )

@@ -13,6 +13,7 @@ from mnseg.handlers.pseudo_foreground import PseudoForegroundHandler
 from mnseg.handlers.recalibration import RecalibrationHandler
 from mnseg.handlers.resume import ResumeHandler
 from mnseg.handlers.save_model import SaveModelHandler
+from mnseg.handlers.time_limit import TimeLimitHandler
 from mnseg.handlers.warm_start import WarmStartHandler
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RecalibrationHandler",
     "ResumeHandler",
     "SaveModelHandler",
+    "TimeLimitHandler",
     "TwoStageLRHandler",
     "WarmStartHandler",
 ]

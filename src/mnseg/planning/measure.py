@@ -80,11 +80,13 @@ def plan_training(
     device = torch.device(short.parser.get_parsed_content("device"))
     on_gpu = device.type == "cuda"
     # What the remaining scans add to the cache; a cache on disk is read page by page.
-    missing = scans["unlabeled"] - min(scans["unlabeled"], UNLABELED) + max(scans["validation"] - VALIDATION, 0)
     share = settings["cache_rate"] if settings["cache_dir"] is None else 0.0
-    cached = share * (missing + scans["hidden"]) * memory["scan_mib"]
-    return Planned(read.epochs, measured, settings, scans, str(device), memory["host_mib"] + cached,
-                   memory["gpu_mib"] if on_gpu else None)  # fmt: skip
+    pool = share * memory["scan_mib"] * max(scans["unlabeled"] - UNLABELED, 0)
+    validated = share * memory["scan_mib"] * (max(scans["validation"] - VALIDATION, 0) + scans["hidden"])
+    on_device = pool if on_gpu and settings["cache_on_device"] else 0.0
+    host = memory["host_mib"] + validated + pool - on_device
+    gpu = memory["gpu_mib"] + on_device if on_gpu else None
+    return Planned(read.epochs, measured, settings, scans, str(device), host, gpu)
 
 
 def _short(datalist: Mapping[str, Any], kinds: Sequence[Kind], folder: Path, epoch_length: int) -> dict[str, Any]:
@@ -109,6 +111,7 @@ def _short(datalist: Mapping[str, Any], kinds: Sequence[Kind], folder: Path, epo
         "hidden_cases": 0,
         "checkpoint_interval": NEVER,
         "cache_dir": None,
+        "max_minutes": None,
         "resume": False,
     }
 

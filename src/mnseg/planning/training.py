@@ -22,7 +22,7 @@ __all__ = ["Training", "open_training", "read_training"]
 SCHEDULE_KEYS = (
     "stage_1_epochs", "stage_2_epochs", "warmup_epochs", "restart", "sampling", "roles", "batch_size", "min_labeled",
     "num_unlabeled", "refresh_interval", "refresh_cases", "val_interval", "epoch_length", "val_cases", "hidden_cases",
-    "cache_dir", "cache_rate",
+    "cache_dir", "cache_rate", "cache_on_device",
 )  # fmt: skip
 
 
