@@ -23,14 +23,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from ablation_rows import ALL_ROWS, INGREDIENTS, NEEDED, SCALES, for_patches, jobs_of, rows_of
 from bench_common import ROOT, errors_in_words, quiet
-from bring_home import bring_home
+from bring_home import bring_home_once
 from matplotlib.figure import Figure
-from measure import NETWORKS, evaluate
+from measure import NETWORKS, evaluate, is_measured
 from protocols import PROTOCOLS, make_datalist, require_labels
 from rows import cost, ending_together, find_recipe, train_row
 from tables import markdown, no_distance, over_seeds, per_case, seed_difference, spread
@@ -40,124 +40,17 @@ from mnseg.data.phantom import write_phantom_dataset
 from mnseg.errors import UserError
 from mnseg.files import atomic_write, require_writable
 
-# Row: what it is, and its Dice on LA with 8 labels in the paper, where it is one of Table 4's.
-ROWS = {
-    "mn": ("M&N", 91.56),
-    "supervised": ("supervised only", 88.26),
-    "random_f": ("f from random weights", None),
-    "supervised_random_f": ("supervised only, f from random weights", None),
-    "resunet50": ("ResUNet-50 as f", 91.11),
-    "swin_unetr": ("SwinUNETR as g", 90.67),
-    "fixed_pseudo_labels": ("pseudo-masks made once", 89.40),
-    "uniform": ("uniform sampling", 87.14),
-    "linear": ("linear sampling", None),
-    "decoder": ("f: decoder only", 89.49),
-    "whole": ("f: whole network", 91.39),
-    "mean_teacher": ("Mean Teacher", None),
-    "two_3d_networks": ("two 3D networks", None),
-}
-# What the recipe may be made of, each on top of M&N (configs/ingredients/).
-INGREDIENTS = {
-    "moving_average": ("moving average of g is the product", None),
-    "averaged_teacher": ("the moving average teaches, too", None),
-    "joint_teacher": ("both networks' mean teaches", None),
-    "certain_voxels": ("pseudo-masks where the teacher is certain", None),
-    "mixed_patches": ("boxes exchanged with labeled patches", None),
-    "joint_teacher_mixed_patches": ("both networks' mean teaches, boxes exchanged", None),
-    "strong_augmentation": ("stronger augmentation", None),
-    "joint_teacher_strong_augmentation": ("both networks' mean teaches, stronger augmentation", None),
-    "joint_teacher_flips": ("both networks' mean teaches, stronger augmentation, mirror images", None),
-    "joint_teacher_rotation": ("both networks' mean teaches, stronger augmentation, rotation", None),
-    "joint_teacher_rotation_noise": ("both networks' mean teaches, stronger augmentation, rotation, noise, blur", None),
-    "supervised_strong_augmentation": ("supervised only, stronger augmentation", None),
-    "more_foreground": ("more crops at the foreground", None),
-    "neighboring_slices": ("neighboring slices as channels", None),
-    "several_axes": ("slices along all three axes", None),
-    "larger_batch": ("batch of 8", None),
-    "higher_rates": ("both rates doubled", None),
-    "lower_rates": ("both rates halved", None),
-    "frequent_refresh": ("pseudo-foreground anew every twentieth of stage 2", None),
-    "wide_g": ("g with 16 base features instead of 8", None),
-}
-ALL_ROWS = ROWS | INGREDIENTS
+START = time.monotonic()
 METRICS = {"dice": ("Dice %", 100), "jaccard": ("Jaccard %", 100), "hd95_voxel": ("HD95", 1), "asd_voxel": ("ASD", 1)}
 Results = Mapping[tuple[str, str], Mapping[int, Sequence[dict[str, str]]]]
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Data, settings and rows of a scale.
-
-    Attributes:
-        dataset: protocol.
-        labels: labeled scans.
-        recipe: overlay.
-        extra: settings of every row.
-        left_out: rows that need what is not at hand, and what that is.
-        seeded: rows that get all seeds when no rows are named; the others get the first.
-    """
-
-    dataset: str
-    labels: int
-    recipe: str
-    extra: str
-    left_out: Mapping[str, str]
-    seeded: tuple[str, ...]
-
-
-NEEDED = ("supervised", "mn", "uniform", "random_f")
-NO_HUB = {"resunet50": "needs microsoft/resnet-50 from the model hub"}
-SCALES = {
-    "tiny": Scale("phantom", 4, "configs/recipes/demo.json", "", {
-        **NO_HUB,
-        "random_f": "has no pretrained network to compare with", "supervised_random_f": "likewise",
-        "whole": "is M&N itself here", "decoder": "freezes random weights",
-        "swin_unetr": "takes patches of multiples of 32, one axis of at least 64 (--extra patch_size=[64,64,32])",
-    }, NEEDED),
-    "lite": Scale("la", 8, "configs/recipes/cpu.json",
-                  "finetuning=whole learning_rate_2d=0.0005 slice_scale=1.5 slice_context=3 stage_1_epochs=12 "
-                  "stage_2_epochs=40 val_cases=4 val_interval=13 hidden_cases=2",
-                  {**NO_HUB, "whole": "is M&N itself here", "neighboring_slices": "is M&N itself here",
-                   "swin_unetr": "takes patches of multiples of 32, not 80x64x32 (--extra patch_size=[96,64,32])"},
-                  NEEDED),
-    "full": Scale("la", 8, "configs/recipes/paper.json", "amp_dtype=bfloat16 cache_on_device=True checkpoint_interval=50",
-                  {"wide_g": "is narrower than M&N's own g here"}, NEEDED),
-}  # fmt: skip
-
-
-def for_patches(scale: Scale, extra: str) -> Scale:
-    """The scale itself; with a ``patch_size`` in ``--extra`` it has SwinUNETR's row too."""
-    if "patch_size=" not in extra:
-        return scale
-    return replace(scale, left_out={row: why for row, why in scale.left_out.items() if row != "swin_unetr"})
-
-
-def rows_of(scale: Scale, wanted: Sequence[str] | None) -> list[str]:
-    """Rows of a scale; ``wanted`` None: all of the table that it has; ingredients are asked for by name.
-
-    Raises:
-        UserError: for a row that does not exist or that this scale leaves out.
-    """
-    for row in wanted or ():
-        if row not in ALL_ROWS:
-            raise UserError(f"There is no row '{row}': give some of {', '.join(ALL_ROWS)}.")
-        if row in scale.left_out:
-            raise UserError(f"The row '{row}' {scale.left_out[row]}: this scale leaves it out.")
-    return list(dict.fromkeys(wanted or [row for row in ROWS if row not in scale.left_out]))
-
-
-def jobs_of(rows: Sequence[str], seeds: Sequence[int], seeded: Sequence[str]) -> list[tuple[str, int]]:
-    """Rows with their seeds, the first seed of all rows ahead; ``seeded`` rows get the other seeds too."""
-    return [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or row in seeded]
-
-
 def train(jobs: Sequence[tuple[str, int]], args: argparse.Namespace) -> None:
     """Train what is not finished; with ``--minutes`` no longer than that."""
-    end = None if args.minutes is None else time.monotonic() + 60 * args.minutes
 
     def one(job: tuple[str, int]) -> None:
         row, seed = job
-        own = argparse.Namespace(**{**vars(args), "extra": f"{args.extra} seed={seed}".strip(), "until": end})
+        own = argparse.Namespace(**{**vars(args), "extra": f"{args.extra} seed={seed}".strip()})
         train_row(row, run_dir(args, row, seed), own)
 
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -169,11 +62,18 @@ def run_dir(args: argparse.Namespace, row: str, seed: int) -> Path:
 
 
 def measured(jobs: Sequence[tuple[str, int]], args: argparse.Namespace) -> dict[tuple[str, str], dict[int, list]]:
-    """(row, network) -> seed -> rows of the field's metrics, of what has finished."""
+    """(row, network) -> seed -> rows of the field's metrics, of what has finished.
+
+    With ``--minutes`` what is not measured when they are over is left to the next call.
+    """
     results: dict[tuple[str, str], dict[int, list]] = {}
     for row, seed in jobs:
         folder = run_dir(args, row, seed)
         for network in args.networks if (folder / "models" / "model.pt").exists() else ():
+            over = args.until is not None and time.monotonic() >= args.until
+            if over and not is_measured(folder, network, args):
+                print(f"{row}, seed {seed}: {network} is measured next time")
+                continue
             results.setdefault((row, network), {})[seed] = evaluate(folder, network, args)
     return results
 
@@ -239,6 +139,7 @@ def plot(results: Results, network: str, path: Path) -> None:
 def prepare(args: argparse.Namespace) -> None:
     """Fill in what ``rows`` and ``measure`` ask of the arguments; make the scale's data where it can be made."""
     scale = SCALES[args.scale]
+    args.until = None if args.minutes is None else START + 60 * args.minutes
     if args.bring_home:
         require_writable(args.bring_home / "g.pt")
     own = f"ablations_{args.scale}" + (f"_{args.labels}_labels" if args.labels else "")
@@ -251,13 +152,19 @@ def prepare(args: argparse.Namespace) -> None:
         require_labels(args.folder / "datalist.json", labels)
         args.datalist = write_phantom_dataset(args.folder, labels)
         args.weights = args.weights or "segformer-tiny-random"
-    else:
-        if args.data is None or not (args.data / scale.dataset / "images").is_dir():
-            raise UserError(f"--data must name the folder that holds {scale.dataset}/images at the scale {args.scale}.")
-        if not args.weights:
-            raise UserError("--weights is missing: name the 2D network's directory.")
+        return
+    if args.datalist is not None:
+        args.datalist = args.datalist.absolute()
+        if not require_labels(args.datalist, labels, "give --labels"):
+            raise UserError(f"--datalist {args.datalist} does not exist.")
+        args.folder = args.datalist.parent
+    elif args.data is None or not (args.data / scale.dataset / "images").is_dir():
+        raise UserError(f"--data must name the folder that holds {scale.dataset}/images at the scale {args.scale}.")
+    if not args.weights:
+        raise UserError("--weights is missing: name the 2D network's directory.")
+    args.weights = str(Path(args.weights).absolute()) if Path(args.weights).is_dir() else args.weights
+    if args.datalist is None:
         args.folder = (args.data / scale.dataset).absolute()
-        args.weights = str(Path(args.weights).absolute()) if Path(args.weights).is_dir() else args.weights
         args.datalist = make_datalist(PROTOCOLS[scale.dataset], args.folder, labels, args.out / "datalist.json")
 
 
@@ -272,18 +179,20 @@ def run(args: argparse.Namespace) -> int:
     if not args.table_only:
         train(jobs, args)
     left = [f"{row}, seed {seed}" for row, seed in jobs if not (run_dir(args, row, seed) / "models/model.pt").exists()]
+    # Before anything is measured: what has come home is not lost with the machine.
+    for row, seed in jobs if args.bring_home else ():
+        if (weights := run_dir(args, row, seed) / "models" / "model.pt").exists():
+            bring_home_once(weights, args.bring_home / f"{args.scale}_{row}_seed{seed}_g.pt")
     if results := measured(jobs, args):
         text = as_markdown(results, args, scale.left_out)
         other = [] if args.networks == ["g", "f"] else args.networks
         stem = "_".join(filter(None, ["ablations", args.split, *other]))
-        atomic_write(args.out / f"{stem}.csv", lambda path: path.write_text(as_csv(results)))
-        atomic_write(args.out / f"{stem}.md", lambda path: path.write_text(text))
+        for folder in filter(None, (args.out, args.bring_home)):
+            atomic_write(folder / f"{stem}.csv", lambda path: path.write_text(as_csv(results)))
+            atomic_write(folder / f"{stem}.md", lambda path: path.write_text(text))
         plot(results, args.networks[0], args.out / f"{stem}.png")
         print(text)
     print(f"{len(jobs) - len(left)} of {len(jobs)} have finished" + (f"; left: {', '.join(left)}" if left else ""))
-    for row, seed in jobs if args.bring_home else ():
-        if (weights := run_dir(args, row, seed) / "models" / "model.pt").exists():
-            bring_home(weights, args.bring_home / f"{args.scale}_{row}_seed{seed}_g.pt")
     return int(bool(left))
 
 
@@ -296,14 +205,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ingredients", action="store_true", help="rows: M&N, and each ingredient on top of it")
     parser.add_argument("--labels", type=positive, help="labeled scans (default: the scale's)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds la/")
+    parser.add_argument("--datalist", type=Path, metavar="FILE",
+                        help="of scans that pack_volumes.py unpacked, in place of --data")  # fmt: skip
     parser.add_argument("--weights", metavar="DIR", help="2D network: local directory or hub id")
     parser.add_argument("--out", type=Path, metavar="DIR",
                         help="default: runs/ablations_SCALE[_LABELS_labels] in the repository")  # fmt: skip
     parser.add_argument("--recipe", metavar="FILE", help="default: the scale's")
     parser.add_argument("--extra", default="", metavar="'KEY=VALUE …'", help="settings of every row")
-    parser.add_argument("--minutes", type=float, help="stop trainings after so long; the next call goes on")
-    parser.add_argument("--bring-home", type=Path, metavar="DIR", help="put each finished g there in bfloat16; "
-                        "bring_home.py joins what is in parts")  # fmt: skip
+    parser.add_argument("--minutes", type=float, help="since this call's start, then trainings stop behind an "
+                        "epoch; the next call goes on")  # fmt: skip
+    parser.add_argument("--bring-home", type=Path, metavar="DIR", help="put each finished g there in bfloat16, "
+                        "once, and the tables; bring_home.py joins what is in parts")  # fmt: skip
     parser.add_argument("--jobs", type=positive, default=1, help="rows side by side (default: 1)")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads of each (default: 1)")
     parser.add_argument("--split", choices=["validation"], help="measure on these scans (default: the test scans)")

@@ -18,9 +18,9 @@ from bench_common import errors_in_words
 from torch import Tensor
 
 from mnseg.errors import UserError
-from mnseg.files import atomic_save
+from mnseg.files import atomic_save, atomic_write
 
-__all__ = ["LIMIT", "bring_home", "join"]
+__all__ = ["LIMIT", "bring_home", "bring_home_once", "join"]
 
 LIMIT = 16 * 2**20
 PART = re.compile(r"_(\d+)of(\d+)$")
@@ -50,6 +50,22 @@ def bring_home(weights: Path, target: Path, limit: int = LIMIT) -> list[Path]:
     if len(parts) > 1:
         names = [target.with_name(f"{target.stem}_{i}of{len(parts)}{target.suffix}") for i in range(1, len(parts) + 1)]
     return [atomic_save(part, name) for part, name in zip(parts, names, strict=True)]
+
+
+def bring_home_once(weights: Path, target: Path) -> list[Path]:
+    """``bring_home``, but for weights that came there before, which what is taken away in parts need not bring again.
+
+    ``brought_home.txt`` beside the weights says where they came; remove it to bring them again.
+
+    Returns:
+        The files; none where they came before.
+    """
+    mark = weights.with_name("brought_home.txt")
+    if mark.exists() and mark.stat().st_mtime >= weights.stat().st_mtime and mark.read_text() == f"{target}\n":
+        return []
+    files = bring_home(weights, target)
+    atomic_write(mark, lambda temporary: temporary.write_text(f"{target}\n"))
+    return files
 
 
 def _parts(content: Mapping[str, Tensor], limit: int, weights: Path) -> list[dict[str, Tensor]]:

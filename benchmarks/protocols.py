@@ -40,8 +40,8 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-def require_labels(path: Path, labels: int) -> bool:
-    """Whether a datalist is there.
+def require_labels(path: Path, labels: int, remedy: str = "give another --out") -> bool:
+    """Whether a datalist is there; ``remedy``: what to do with one of others.
 
     Raises:
         UserError: it has another number of labeled scans.
@@ -49,7 +49,7 @@ def require_labels(path: Path, labels: int) -> bool:
     if not path.exists():
         return False
     if (found := len(load_datalist(path)["labeled"])) != labels:
-        raise UserError(f"{path} has {found} labeled scans, not {labels}: give another --out.")
+        raise UserError(f"{path} has {found} labeled scans, not {labels}: {remedy}.")
     return True
 
 

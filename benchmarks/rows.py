@@ -23,6 +23,7 @@ from protocols import PROTOCOLS
 
 from mnseg.errors import UserError
 from mnseg.files import atomic_write, read_json
+from mnseg.handlers.time_limit import STOPPED
 from mnseg.reports.history import read_history
 
 __all__ = [
@@ -37,6 +38,7 @@ ABLATIONS = {
     "supervised_random_f": "supervised_random_weights",
 }
 
+LAST_EPOCH = 30.0  # seconds
 
 _running: set[subprocess.Popen] = set()
 _ending = threading.Event()
@@ -121,7 +123,7 @@ def train_row(row: str, run_dir: Path, args: argparse.Namespace) -> int:
     Raises:
         UserError: the folder holds a row that was trained by another command.
     """
-    return run_once(row, train_command(row, run_dir, args), run_dir, args)
+    return run_once(row, train_command(row, run_dir, args), run_dir, args, "max_minutes")
 
 
 def words_of(extra: str) -> list[str]:
@@ -143,10 +145,13 @@ def words_of(extra: str) -> list[str]:
     return joined
 
 
-def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespace) -> int:
+def run_once(
+    row: str, command: list[str], run_dir: Path, args: argparse.Namespace, limit: str | None = None
+) -> int:  # fmt: skip
     """Run a training command unless its ``model.pt`` is there; the rest of ``train_row``.
 
-    ``args.until``, where it exists and is no None, is the time (``time.monotonic``) at which it is stopped.
+    ``args.until``, where it exists and is no None, is the time (``time.monotonic``) at which it is stopped; one that
+    knows ``limit``, the name of its option for minutes, stops by itself before, with a checkpoint.
     """
     until, model = getattr(args, "until", None), run_dir / "models" / "model.pt"
     extra = json.loads(json.dumps(overrides_of(words_of(args.extra))))  # as the record will have it
@@ -164,8 +169,8 @@ def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespa
     _write_json(record | {"running": True}, run_dir / "benchmark.json")
     print(f"{row}: training, log in {run_dir / 'train.log'}", flush=True)
     with (run_dir / "train.log").open("a") as log:
-        before = log.tell()
-        attempt = _run_timed(command, args.threads, log, until)
+        before, start = log.tell(), time.time()
+        attempt = _run_timed([*command, *_minutes_left(limit, until)], args.threads, log, until)
     record["attempts"].append(attempt)
     record.pop("running", None)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")  # as train.json chooses
@@ -173,12 +178,28 @@ def run_once(row: str, command: list[str], run_dir: Path, args: argparse.Namespa
     record |= {key: _sum(a[key] for a in record["attempts"]) for key in ("wall_s", "cpu_s")}
     _write_json(record, run_dir / "benchmark.json")
     after, code = f"after {attempt['wall_s']:.0f} s", attempt["exit_code"]
-    if until is not None and time.monotonic() >= until:
-        print(f"{row}: {'finished' if model.exists() else 'stopped, goes on next time,'} {after}", flush=True)
+    if until is not None and (time.monotonic() >= until or code == STOPPED):
+        print(f"{row}: {_ended(run_dir, start)} {after}", flush=True)
         return 0
     why = f" ({_why(run_dir / 'train.log', before)})" if code else ""
     print(f"{row}: exit code {code} {after}{why}", flush=True)
     return code
+
+
+def _minutes_left(limit: str | None, until: float | None) -> list[str]:
+    """The option for what is left of the time, less what an epoch and its checkpoint may take."""
+    if limit is None or until is None:
+        return []
+    return [f"--{limit}", f"{max(until - time.monotonic() - LAST_EPOCH, 0) / 60:.3f}"]
+
+
+def _ended(run_dir: Path, start: float) -> str:
+    if (run_dir / "models" / "model.pt").exists():
+        return "finished"
+    checkpoint = run_dir / "models" / "checkpoint.pt"
+    if checkpoint.exists() and checkpoint.stat().st_mtime >= start:
+        return "stopped, goes on next time,"
+    return "stopped before it came to a checkpoint (give it more --minutes)"
 
 
 def _record_of(run_dir: Path, command: list[str], extra: dict[str, Any]) -> dict[str, Any]:

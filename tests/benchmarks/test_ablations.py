@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 import time
 from argparse import Namespace
@@ -11,12 +12,14 @@ import ablations
 import pytest
 import rows
 import torch
-from ablations import ROWS, SCALES, for_patches, jobs_of, main, rows_of
-from bring_home import LIMIT, bring_home
+from ablation_rows import INGREDIENTS, ROWS, SCALES, for_patches, jobs_of, rows_of
+from ablations import main
+from bring_home import LIMIT, bring_home, bring_home_once
 from bring_home import main as join_parts
 from monai.networks.nets import BasicUNet
 
 from mnseg.data.datalist import load_datalist
+from mnseg.data.phantom import write_phantom_dataset
 from mnseg.errors import UserError
 
 TINY = (
@@ -29,7 +32,7 @@ TINY = (
 def test_every_row_of_a_scale_has_an_overlay_and_what_is_left_out_a_reason(name):
     scale = SCALES[name]
     found = rows_of(scale, None)
-    assert {*found, *scale.left_out} - set(ablations.INGREDIENTS) == set(ROWS)
+    assert {*found, *scale.left_out} - set(INGREDIENTS) == set(ROWS)
     assert set(scale.seeded) <= {*found, *scale.left_out}
     for row in found:
         rows.ablation_of(row)
@@ -38,8 +41,8 @@ def test_every_row_of_a_scale_has_an_overlay_and_what_is_left_out_a_reason(name)
 
 def test_every_ingredient_is_an_overlay_and_alone():
     files = {path.stem for path in (rows.ROOT / "configs" / "ingredients").glob("*.json")}
-    assert files == set(ablations.INGREDIENTS)
-    assert rows_of(SCALES["tiny"], ["mn", *ablations.INGREDIENTS]) == ["mn", *ablations.INGREDIENTS]
+    assert files == set(INGREDIENTS)
+    assert rows_of(SCALES["tiny"], ["mn", *INGREDIENTS]) == ["mn", *INGREDIENTS]
     assert not files & set(rows_of(SCALES["tiny"], None))
 
 
@@ -128,7 +131,35 @@ def test_the_ingredients_of_a_scale_are_those_that_it_can_train(name, tmp_path, 
     monkeypatch.setattr(ablations, "prepare", lambda args: None)
     monkeypatch.setattr(ablations, "jobs_of", lambda rows, *_: asked.extend(rows) or [])
     assert main(["--scale", name, "--ingredients", "--table-only"]) == 0
-    assert asked == ["mn", *(row for row in ablations.INGREDIENTS if row not in SCALES[name].left_out)]
+    assert asked == ["mn", *(row for row in INGREDIENTS if row not in SCALES[name].left_out)]
+
+
+def test_an_unpacked_datalist_is_taken_in_place_of_the_protocols(tmp_path, capsys):
+    datalist = write_phantom_dataset(tmp_path / "data", 2, 1, 1, 1, size=20)
+    argv = ["--scale", "lite", "--labels", "2", "--weights", "W", "--out", str(tmp_path / "out"), "--datalist"]
+    args = ablations.build_parser().parse_args([*argv, str(datalist)])
+    ablations.prepare(args)
+    assert (args.datalist, args.folder) == (datalist, datalist.parent)
+    for more, words in (
+        ([*argv, str(tmp_path / "none.json")], f"--datalist {tmp_path / 'none.json'} does not exist"),
+        ([*argv, str(datalist), "--labels", "4"], "has 2 labeled scans, not 4: give --labels"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*more, "--table-only"])
+        assert words in capsys.readouterr().err
+
+
+def test_what_is_not_measured_in_time_is_left_to_the_next_call(tmp_path, monkeypatch, capsys):
+    (tmp_path / "seed_0" / "mn" / "models").mkdir(parents=True)
+    (tmp_path / "seed_0" / "mn" / "models" / "model.pt").touch()
+    asked = []
+    monkeypatch.setattr(ablations, "evaluate", lambda _, network, __: asked.append(network) or [])
+    monkeypatch.setattr(ablations, "is_measured", lambda _, network, __: network == "g")
+    args = Namespace(out=tmp_path, networks=["g", "f"], until=time.monotonic() - 1)
+    ablations.measured([("mn", 0)], args)
+    assert asked == ["g"] and "mn, seed 0: f is measured next time" in capsys.readouterr().out
+    ablations.measured([("mn", 0)], Namespace(**vars(args) | {"until": None}))
+    assert asked == ["g", "g", "f"]
 
 
 def test_other_labels_need_another_folder(tmp_path, capsys):
@@ -169,6 +200,20 @@ def test_the_network_of_the_papers_width_comes_home_in_parts(tmp_path, capsys):
     with pytest.raises(SystemExit):
         join_parts([*map(str, parts), str(tmp_path / "other.pt")])
     assert f"{parts[0]} cannot be read" in capsys.readouterr().err
+
+
+def test_weights_come_home_once_to_a_place(tmp_path):
+    weights = tmp_path / "models" / "model.pt"
+    weights.parent.mkdir()
+    torch.save({"weight": torch.ones(2)}, weights)
+    home, other = tmp_path / "home" / "g.pt", tmp_path / "other" / "g.pt"
+    assert bring_home_once(weights, home) == [home]
+    home.unlink()  # taken away
+    assert bring_home_once(weights, home) == [] and not home.exists()
+    assert bring_home_once(weights, other) == [other]
+    later = weights.with_name("brought_home.txt").stat().st_mtime + 5
+    os.utime(weights, (later, later))  # trained anew
+    assert bring_home_once(weights, other) == [other]
 
 
 def test_a_tensor_that_no_file_can_hold_is_named(tmp_path):

@@ -18,6 +18,7 @@ import pytest
 import rows
 
 from mnseg.errors import UserError
+from mnseg.handlers.time_limit import STOPPED
 
 BENCHMARKS = Path(rows.__file__).parent
 ARGS = Namespace(extra="", threads=1, jobs=1)
@@ -65,6 +66,24 @@ def test_finished_in_its_last_moment_is_finished(tmp_path, capsys):
     args = Namespace(**vars(ARGS), until=time.monotonic() + 3)
     assert rows.run_once("mn", wait, tmp_path, args) == 0
     assert "mn: finished after" in capsys.readouterr().out
+
+
+def test_a_training_is_told_how_long_it_may_take(tmp_path, capsys):
+    """It ends by itself, with a checkpoint, before it is ended; one that comes to none says so."""
+    look = "import json, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(json.dumps(sys.argv)); "
+    save = "f = pathlib.Path(sys.argv[1]).parent / 'models'; f.mkdir(); (f / 'checkpoint.pt').touch(); "
+    for name, code, words in (
+        ("saved", look + save + f"sys.exit({STOPPED})", "stopped, goes on next time, after"),
+        ("not_saved", look + f"sys.exit({STOPPED})", "stopped before it came to a checkpoint"),
+    ):
+        folder = tmp_path / name
+        command = [sys.executable, "-c", code, str(folder / "argv.json")]
+        args = Namespace(**vars(ARGS), until=time.monotonic() + 600)
+        assert rows.run_once("mn", command, folder, args, "max_minutes") == 0
+        assert words in capsys.readouterr().out
+        *_, option, minutes = json.loads((folder / "argv.json").read_text())
+        assert option == "--max_minutes" and 9 < float(minutes) <= (600 - rows.LAST_EPOCH) / 60
+        assert json.loads((folder / "benchmark.json").read_text())["command"] == command, "the same command goes on"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
