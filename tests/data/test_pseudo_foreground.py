@@ -27,6 +27,11 @@ def test_small_classes_keep_their_share():
     assert not (values == 0).any()
 
 
+def test_no_voxel_is_drawn_twice():
+    drawn = sample_foreground(np.ones((5, 5, 5), dtype=np.uint8), limit=120)
+    assert len(drawn) == len(set(drawn)) == 120
+
+
 def test_the_draw_is_a_function_of_the_seed():
     mask = np.ones((9, 9, 9))
     assert (sample_foreground(mask, 50, seed=1) == sample_foreground(mask, 50, seed=1)).all()

@@ -77,6 +77,51 @@ def test_millimetres_come_from_the_affine(tmp_path):
     assert left["hd95_mm"]["mean"] == 3
 
 
+def test_millimetres_of_a_rotated_scan_are_those_of_its_own_axes(tmp_path):
+    """Axis 0 of the voxels, 2 mm, points down, axis 1, 1 mm, to the right, axis 2, 3 mm, to the front."""
+    _, label = masks()
+    affine = torch.tensor([[0.0, 1.0, 0.0, 5.0], [0.0, 0.0, 3.0, -7.0], [-2.0, 0.0, 0.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
+    for axis, size in enumerate((2, 1, 3)):
+        pred = one_hot(torch.roll(label, 1, dims=axis), "a.nii")
+        pred.affine = affine
+        run(tmp_path, [{"pred": pred, "label": one_hot(label, "a.nii")}])
+        left = json.loads((tmp_path / "eval" / "field_summary.json").read_text())["classes"]["left"]
+        assert (left["hd95_voxel"]["mean"], left["hd95_mm"]["mean"]) == (1, size)
+
+
+def test_mean_median_and_all_classes_by_hand(tmp_path):
+    """Dice of "left" 1, 1, 0 and of "right" 1, 0, 0; a background that was not asked for is not among them."""
+    _, label = masks()
+    preds = [label, label * (label == 1), label * 0]
+    run(tmp_path, [{"pred": one_hot(pred, f"{i}.nii"), "label": one_hot(label, "x")} for i, pred in enumerate(preds)])
+    classes = json.loads((tmp_path / "eval" / "field_summary.json").read_text())["classes"]
+    assert list(classes) == ["left", "right", "all"]
+    found = {name: (classes[name]["dice"]["mean"], classes[name]["dice"]["median"]) for name in classes}
+    assert found["left"] == (pytest.approx(2 / 3), 1.0)
+    assert found["right"] == (pytest.approx(1 / 3), 0.0)
+    assert found["all"] == (pytest.approx(1 / 2), 0.5)
+
+
+def test_the_background_is_measured_when_it_is_asked_for(tmp_path):
+    pred, label = masks()
+    engine = Engine(lambda engine, batch: [batch])
+    FieldMetricsHandler(str(tmp_path / "eval"), NAMES, include_background=True).attach(engine)
+    engine.run([{"pred": one_hot(pred, "a.nii"), "label": one_hot(label, "a.nii")}], max_epochs=1)
+    rows = list(csv.DictReader((tmp_path / "eval" / "field_metrics.csv").read_text().splitlines()))
+    assert [(r["class"], r["class_name"]) for r in rows] == [("0", "background"), ("1", "left"), ("2", "right")]
+    # 256 voxels, 18 of "left", 8 of "right", which the prediction calls background.
+    assert float(rows[0]["dice"]) == pytest.approx(2 * 230 / (238 + 230))
+
+
+def test_a_case_has_the_name_that_the_datalist_gives_it(tmp_path):
+    _, label = masks()
+    pred = one_hot(label, "/data/patient_1/image.nii.gz")
+    pred.meta["case"] = "patient_1"
+    run(tmp_path, [{"pred": pred, "label": one_hot(label, "x")}])
+    rows = list(csv.DictReader((tmp_path / "eval" / "field_metrics.csv").read_text().splitlines()))
+    assert {row["case"] for row in rows} == {"patient_1"}
+
+
 def test_all_distances_left_out_gives_none_not_nan(tmp_path):
     pred, label = masks()
     run(tmp_path, [{"pred": one_hot(pred * 0, "a.nii"), "label": one_hot(label, "a.nii")}])
