@@ -24,6 +24,7 @@ def test_twice_as_large_by_hand():
     row = torch.tensor([0.0, 10, 20, 40, 80, 90]).view(1, 6, 1, 1)
     assert zoomed(row, [4, 1, 1], 2.0)[0, :, 0, 0].tolist() == [17.5, 25, 35, 50]
     labels = zoomed(torch.tensor([1, 2, 3, 4, 5, 6], dtype=torch.uint8).view(1, 6, 1, 1), [4, 1, 1], 2.0, "label")
+    assert labels.dtype is torch.uint8
     assert labels[0, :, 0, 0].tolist() == [3, 3, 4, 4]
 
 

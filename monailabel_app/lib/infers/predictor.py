@@ -123,17 +123,17 @@ class Predictor:
     def _run_network(self, image: MetaTensor) -> MetaTensor:
         batch = image[None].to(self.device)
         try:
-            logits = self._inferer(batch, self._network)
+            return self._inferer(batch, self._network)[0].float()
         except torch.OutOfMemoryError:
-            # The windows fit, the whole volume's scores do not: put those together in the computer's memory.
-            torch.cuda.empty_cache()
             if getattr(self._inferer, "device", None) == torch.device("cpu") or self.device.type == "cpu":
                 raise
-            logger.warning("not enough GPU memory for the scores of a volume of %s; they are kept outside",
-                           tuple(image.shape))
-            self._inferer.device = torch.device("cpu")
-            logits = self._inferer(batch, self._network)
-        return logits[0].float()
+        # Behind the except clause, in which the error's traceback still holds what the failed attempt had computed. The
+        # windows fit, the whole volume's scores do not: put those together in the computer's memory.
+        torch.cuda.empty_cache()
+        logger.warning("not enough GPU memory for the scores of a volume of %s; they are kept outside",
+                       tuple(image.shape))
+        self._inferer.device = torch.device("cpu")
+        return self._inferer(batch, self._network)[0].float()
 
 
 def _parser(version: Any, bundle_dir: Path, openvino: bool, bfloat16: bool) -> ConfigParser:

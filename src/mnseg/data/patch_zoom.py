@@ -24,7 +24,8 @@ class RandPatchZoomd(Randomizable, MapTransform):
     cut off first. Along each axis the zoom is rounded to a whole number of voxels; those two round it down.
 
     Args:
-        keys: image and label, plain tensors ``(C, *spatial)``; one that is missing is left out.
+        keys: image and label, plain tensors ``(C, *spatial)``; one that is missing is left out. With the mode
+            "nearest-exact" the type stays, else it becomes float32.
         patch_size: voxels of the patch, one number an axis.
         min_zoom: smallest zoom.
         max_zoom: largest zoom; it is drawn uniformly between both.
@@ -73,7 +74,9 @@ class RandPatchZoomd(Randomizable, MapTransform):
         needed = middle(crop, [size + rim for size in least])
         # Sizes, no factor: with one, torch copies an axis of an image whose size stays the same, but moves a label's.
         sizes = [round(size * zoom) for size in needed.shape[1:]]
-        return middle(interpolate(needed[None].float(), sizes, mode=mode)[0], self.patch_size).contiguous()
+        zoomed = middle(interpolate(needed[None].float(), sizes, mode=mode)[0], self.patch_size)
+        # A label stays as small as it was: it goes through collation, and to a GPU.
+        return zoomed.to(crop.dtype if mode == "nearest-exact" else zoomed.dtype).contiguous()
 
 
 def middle(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
