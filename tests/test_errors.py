@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 
 from mnseg.errors import UserError, show_user_errors_plainly, user_error_in
 
@@ -45,6 +46,27 @@ def test_user_error_is_one_line_without_traceback(hook, capsys):
     show(type(error), error, None)
     assert capsys.readouterr().err == "mnseg: datalist x.json does not exist\n"
     assert calls == []
+
+
+def allocated_too_much() -> None:
+    torch.empty(2**50)
+
+
+def out_of_gpu_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 1.00 GiB.\nSee docs")
+
+
+@pytest.mark.parametrize("fail", [allocated_too_much, out_of_gpu_memory])
+def test_memory_that_does_not_suffice_is_said_in_one_sentence(hook, capsys, fail):
+    show, calls = hook
+    try:
+        fail()
+    except RuntimeError as inner:
+        error = wrapped(inner, True)
+    show(RuntimeError, error, None)
+    said = capsys.readouterr().err
+    assert said.startswith("mnseg: the memory does not suffice (") and said.count("\n") == 1
+    assert "micro_batch_size" in said and calls == []
 
 
 def test_a_mistyped_nested_key_is_named(hook, capsys):

@@ -41,7 +41,7 @@ def show_user_errors_plainly() -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        plain = user_error_in(error) or _unknown_argument(error)
+        plain = user_error_in(error) or _unknown_argument(error) or _short_of_memory(error)
         if plain is not None:
             print(f"mnseg: {plain}", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt):
@@ -51,6 +51,20 @@ def show_user_errors_plainly() -> None:
             previous(kind, error, traceback)
 
     sys.excepthook = hook
+
+
+def _short_of_memory(error: BaseException | None) -> str | None:
+    """A sentence on memory that does not suffice: a GPU's, by torch's error, or the computer's."""
+    while error is not None:
+        # By its name, since the command line starts without torch; what a CPU lacks torch says in a RuntimeError.
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            first = str(error).strip().splitlines()[0].rstrip(".")[:160]
+            return (
+                f"the memory does not suffice ({first}): set micro_batch_size and sw_batch_size to 1, lower "
+                "slice_chunk, or take a smaller patch_size; `mnseg plan --memory` tells what a step takes."
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _unknown_argument(error: BaseException | None) -> str | None:
