@@ -58,11 +58,19 @@ def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
         ("slice_axis", 7, "slice_axis is 7; it must be 0, 1 or 2, or a list of different ones."),
         ("slice_context", 2, "slice_context is 2; it must be one of 1, 3."),
         ("ema_teacher", True, "ema_teacher is true, but ema_momentum is null"),
+        ("cache_on_device", 1, "cache_on_device is 1; it must be true or false."),
+        ("max_minutes", -1, "max_minutes is -1; it must be a number at least 0, or null."),
     ],
 )
 def test_one_wrong_setting_is_one_sentence(key, value, message):
     (found,) = wrong_settings({**TRAIN, key: value})
     assert found.startswith(message)
+
+
+@pytest.mark.parametrize(("key", "value"), [("cache_dir", "/scratch"), ("num_workers", 4)])
+def test_scans_on_a_device_are_read_there_alone(key, value):
+    (found,) = wrong_settings({**TRAIN, "cache_on_device": True, key: value})
+    assert found.startswith("cache_on_device is true, but ") and f"set {key} to " in found
 
 
 def test_more_classes_than_a_mask_can_tell_apart():

@@ -12,6 +12,7 @@ from mnseg.cli import main
 from mnseg.data import integrity
 from mnseg.data.phantom import write_phantom_dataset
 from mnseg.planning.estimate import Measured, kinds_of, parts_of_training
+from mnseg.planning.measure import UNLABELED, VALIDATION, memory_of_all
 from mnseg.planning.schedule import EpochWork
 from one_thread import one_thread
 
@@ -51,6 +52,21 @@ def test_the_sum_is_the_one_computed_by_hand():
     middle = [EpochWork("3d", 1, 0, False)]
     (_, _, _, part) = parts_of_training(middle, measured, 8, scans | {"validation": 0, "hidden": 0})
     assert part.seconds == pytest.approx(8 * (1.0 + 0.5)), "a third of the way"
+
+
+def test_scans_that_were_left_out_are_counted_where_they_lie():
+    measured = {"host_mib": 1000.0, "gpu_mib": 5000.0, "scan_mib": 10.0}
+    scans = {"unlabeled": 52, "validation": 10, "hidden": 4}
+    settings = {"cache_rate": 1.0, "cache_dir": None, "cache_on_device": False}
+    pool, validated = 10.0 * (52 - UNLABELED), 10.0 * (10 - VALIDATION + 4)
+    assert memory_of_all(measured, settings, scans, False) == (1000 + pool + validated, None)
+    assert memory_of_all(measured, settings, scans, True) == (1000 + pool + validated, 5000)
+    near = settings | {"cache_on_device": True}
+    assert memory_of_all(measured, near, scans, True) == (1000 + validated, 5000 + pool)
+    assert memory_of_all(measured, near, scans, False) == (1000 + pool + validated, None)
+    assert memory_of_all(measured, settings | {"cache_dir": "D"}, scans, True) == (1000, 5000)
+    half = settings | {"cache_rate": 0.5}
+    assert memory_of_all(measured, half, scans, False) == (1000 + (pool + validated) / 2, None)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from mnseg.planning.schedule import EpochWork
 from mnseg.planning.steps import Kind, MeasuredSteps
 from mnseg.planning.training import open_training, read_training
 
-__all__ = ["Planned", "plan_training"]
+__all__ = ["Planned", "memory_of_all", "plan_training"]
 
 NEVER = 10**9
 UNLABELED, VALIDATION = 8, 2  # scans of the short training: what a step takes does not depend on the pool
@@ -78,15 +78,23 @@ def plan_training(
         setup = max(setup - checked, 0.0)
     measured, memory = _measure(short.parser, kinds, warmup, setup, checked)
     device = torch.device(short.parser.get_parsed_content("device"))
-    on_gpu = device.type == "cuda"
-    # What the remaining scans add to the cache; a cache on disk is read page by page.
+    return Planned(read.epochs, measured, settings, scans, str(device),
+                   *memory_of_all(memory, settings, scans, device.type == "cuda"))  # fmt: skip
+
+
+def memory_of_all(
+    measured: Mapping[str, float], settings: Mapping[str, Any], scans: Mapping[str, int], on_gpu: bool
+) -> tuple[float, float | None]:
+    """MiB of the host and of the GPU (None: there is none): what was measured, and the scans that were left out of it.
+
+    A cache on disk is read page by page; ``cache_on_device`` keeps the pool, not what is validated, on a GPU.
+    """
     share = settings["cache_rate"] if settings["cache_dir"] is None else 0.0
-    pool = share * memory["scan_mib"] * max(scans["unlabeled"] - UNLABELED, 0)
-    validated = share * memory["scan_mib"] * (max(scans["validation"] - VALIDATION, 0) + scans["hidden"])
+    pool = share * measured["scan_mib"] * max(scans["unlabeled"] - UNLABELED, 0)
+    validated = share * measured["scan_mib"] * (max(scans["validation"] - VALIDATION, 0) + scans["hidden"])
     on_device = pool if on_gpu and settings["cache_on_device"] else 0.0
-    host = memory["host_mib"] + validated + pool - on_device
-    gpu = memory["gpu_mib"] + on_device if on_gpu else None
-    return Planned(read.epochs, measured, settings, scans, str(device), host, gpu)
+    gpu = measured["gpu_mib"] + on_device if on_gpu else None
+    return measured["host_mib"] + validated + pool - on_device, gpu
 
 
 def _short(datalist: Mapping[str, Any], kinds: Sequence[Kind], folder: Path, epoch_length: int) -> dict[str, Any]:
