@@ -131,6 +131,25 @@ def test_scans_on_the_device_give_the_same_patches(tmp_path):
     assert (there, here) == (["pretend"], ["cpu"])
 
 
+def waits_of_patches(data: str, run: str) -> tuple[list[str], str]:
+    """For what the host waits while patches are cut from scans on the device, and where the patches lie."""
+    settings = short_training.settings(
+        Path(data), Path(run), device=DEVICE, cache_on_device=True, patch_size=[16, 24, 8], **AUGMENTATION
+    )
+    parser = short_training.workflow(settings).parser
+    preprocessing, pool = (parser.get_parsed_content(key) for key in ("train::preprocessing", "pool"))
+    items = [pool[index] for index in range(3)]
+    waits.clear()
+    patches = [preprocessing(item)["image"] for item in items for _ in range(4)]
+    return list(waits), patches[0].device.type
+
+
+def test_the_host_waits_for_no_patch_that_the_device_makes(tmp_path):
+    """Also not where the patch, longer than the scan along one axis, is padded."""
+    data = str(short_training.write_data(tmp_path / "data"))
+    assert on_pretend_gpu(waits_of_patches, data, str(tmp_path / "run")) == ([], "pretend")
+
+
 def waits_of_steps(data: str, run: str) -> list[tuple[str, int]]:
     """Who learned in each step of a training, and how often the host waited for the device meanwhile."""
     found, step = [], CoTrainer._iteration

@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, get_track_meta
+from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose
 from torch.nn.functional import max_pool3d
 
@@ -40,18 +41,21 @@ def test_image_and_label_stay_aligned(shape):
         out = transform(prepare({"image": MetaTensor(image), "label": MetaTensor(label)}))
         assert out["image"].shape == out["label"].shape == (1, 8, 9, 10)
         assert "foreground_indices" not in out
-        assert len(out["image"].unique()) == np.prod([min(s, p) for s, p in zip(shape, (8, 9, 10), strict=True)])
-        padding = out["image"] == out["image"].min()
+        padding = out["image"] == 0
+        seen = np.prod([min(s, p) for s, p in zip(shape, (8, 9, 10), strict=True)])
+        assert len(out["image"][~padding].unique()) == (~padding).sum() == seen
         assert (out["label"][~padding] == (out["image"] % 7)[~padding]).all()
 
 
-def test_small_volume_is_padded_with_its_minimum_and_background():
-    image, label = torch.full((1, 4, 20, 3), 5.0), torch.ones(1, 4, 20, 3, dtype=torch.uint8)
+def test_small_volume_is_padded_with_0_and_background_as_by_a_sliding_window():
+    image, label = torch.full((1, 4, 20, 4), 5.0), torch.ones(1, 4, 20, 4, dtype=torch.uint8)
     image[0, 1, :, 1] = -2.0
     out = crop([8, 8, 8])({"image": image, "label": label})
-    assert (out["image"] == 5.0).sum() + (out["image"] == -2.0).sum() == 512
-    assert out["label"].sum() == 4 * 8 * 3, "the whole small extent, once"
-    assert (out["image"][out["label"] == 0] == -2.0).all()
+    assert out["label"].sum() == 4 * 8 * 4, "the whole small extent, once"
+    assert (out["image"][out["label"] == 0] == 0).all()
+    shown = []
+    SlidingWindowInferer([8, 8, 8])(image[None, :, :, :8], lambda window: shown.append(window) or window)
+    assert torch.equal(out["image"], shown[0][0]), "what the network is shown when the scan is segmented"
 
 
 def test_foreground_with_the_given_probability():

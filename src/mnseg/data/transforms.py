@@ -52,7 +52,8 @@ class RandForegroundCropd(Randomizable, MapTransform):
 
     The crop has a margin (``margin_size``) around the patch, from which a later random zoom takes its voxels. The
     patch itself lies inside the scan, so that a scan's border is seen as often as the rest; where the margin, or the
-    patch of a small scan, reaches beyond the scan, it is padded (image: the crop's minimum, label: background).
+    patch of a small scan, reaches beyond the scan, it is padded with 0 (label: background), as MONAI's sliding window
+    pads a scan that is smaller than its window: a network is trained on what it is shown later.
 
     Args:
         keys: ``image`` and ``label``, tensors whose affines are lost; ``label`` may be missing.
@@ -103,13 +104,13 @@ class RandForegroundCropd(Randomizable, MapTransform):
         shape = item["image"].shape[1:]
         start = [c - size // 2 for c, size in zip(self.randomize(item, shape), self.crop_size, strict=True)]
         for key in self.key_iterator(item):
-            item[key] = _crop(item[key], start, self.crop_size, pad_with_minimum=key == "image")
+            item[key] = _crop(item[key], start, self.crop_size)
         item.pop(INDICES_KEY, None)
         return item
 
 
-def _crop(volume: torch.Tensor, start: Sequence[int], size: Sequence[int], pad_with_minimum: bool) -> torch.Tensor:
-    """A copy of ``size`` voxels from ``start`` on, padded where it reaches beyond ``(C, H, W, D)``.
+def _crop(volume: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """A copy of ``size`` voxels from ``start`` on, padded with 0 where it reaches beyond ``(C, H, W, D)``.
 
     By torch's slices: MONAI's SpatialCrop and BorderPad keep affines and inverses, which a patch that is learned from
     does not need, and take twice as long.
@@ -119,7 +120,7 @@ def _crop(volume: torch.Tensor, start: Sequence[int], size: Sequence[int], pad_w
     outside = [max(n, 0) for first, length, whole in reversed(spans) for n in (-first, first + length - whole)]
     if not any(outside):
         return inside.clone()  # later transforms must not change the cached volume
-    return pad(inside, outside, value=float(inside.min()) if pad_with_minimum else 0)
+    return pad(inside, outside)
 
 
 class PlainTensorCompose(Compose):
