@@ -297,8 +297,8 @@ def test_configs_share_their_keys():
         assert unknown_keys({key.split("#")[0]: 0 for key in overlay}, train) == []
 
 
-@pytest.mark.parametrize("name", ["pictures", "datalist", "results", "settings"])
+@pytest.mark.parametrize("name", ["pictures", "picture_memory", "datalist", "results", "settings"])
 def test_the_bundle_carries_copies_that_are_equal(name):
     """Each bundle must run without mnseg and without the other one."""
-    folder = ROOT / "src/mnseg/data" if name == "pictures" else ROOT / "bundles/mn_cotraining/scripts"
+    folder = ROOT / "src/mnseg/data" if name.startswith("picture") else ROOT / "bundles/mn_cotraining/scripts"
     assert (CONFIGS.parent / "scripts" / f"{name}.py").read_text() == (folder / f"{name}.py").read_text()

@@ -11,12 +11,12 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from mnseg.data import pictures
+from mnseg.data import picture_memory, pictures
+from mnseg.data.picture_memory import memory_fault
 from mnseg.data.pictures import (
     LoadPictured,
     PictureError,
     as_channels,
-    memory_fault,
     picture_size,
     read_mask,
     read_picture,
@@ -190,15 +190,16 @@ def test_channels():
 
 def test_an_image_larger_than_memory_is_told_from_its_header(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", np.zeros((100, 200), np.uint8))
-    assert memory_fault(path, 3, 2) == ""
-    monkeypatch.setattr(pictures, "_free_memory", lambda: 1_000_000)
+    size = picture_size(path)
+    assert memory_fault(size, 3, 2) == ""
+    monkeypatch.setattr(picture_memory, "_free_memory", lambda: 1_000_000)
     # 2 * 4 (1 + 2 * 3 + 3 * 2) bytes a pixel
-    assert "100x200 pixels and would need 0.00208 GB" in memory_fault(path, 3, 2)
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 19_999)
-    assert "has 100x200 pixels, more than 0 million: every reading would take minutes" in memory_fault(path, 3, 2)
-    monkeypatch.setattr(pictures, "_free_memory", lambda: None)
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 20_000)
-    assert memory_fault(path, 3, 2) == ""
+    assert "100x200 pixels and would need 0.00208 GB" in memory_fault(size, 3, 2)
+    monkeypatch.setattr(picture_memory, "MOST_PIXELS", 19_999)
+    assert "has 100x200 pixels, more than 0 million: every reading would take minutes" in memory_fault(size, 3, 2)
+    monkeypatch.setattr(picture_memory, "_free_memory", lambda: None)
+    monkeypatch.setattr(picture_memory, "MOST_PIXELS", 20_000)
+    assert memory_fault(size, 3, 2) == ""
 
 
 def test_loading_an_item(tmp_path):
@@ -220,7 +221,8 @@ def hide(name, *args, **kwargs):
     return real(name, *args, **kwargs)
 builtins.__import__ = hide
 import numpy as np
-from mnseg.data import pictures
+from mnseg.data import picture_memory, pictures
+from mnseg.data.picture_memory import memory_fault
 assert not pictures.has_pillow
 folder = sys.argv[1]
 np.savez(folder + "/read.npz", gray=pictures.read_picture(folder + "/gray.png"),

@@ -1,6 +1,7 @@
 """Which images are there, and which cannot be used; refusals in one sentence, before anything is written.
 
-Run by path from inference.json, evaluate.json and mine.json. Needs torch; ``pictures`` is the script beside it.
+Run by path from inference.json, evaluate.json and mine.json. Needs torch; ``pictures`` and ``memory``
+(picture_memory.py) are the scripts beside it.
 """
 
 import logging
@@ -19,13 +20,13 @@ def find_pictures(folder, pattern, is_picture):
     return sorted(path for path in glob(str(Path(escape(str(Path(folder).absolute()))) / pattern)) if is_picture(path))
 
 
-def find_faults(cases, pictures, channels, num_classes):
+def find_faults(cases, pictures, memory, channels, num_classes):
     """``{file: what is wrong with it}`` for the images, and the masks where there are any."""
     faults = {}
     for case in cases:
         try:
             path = case["image"]
-            why = pictures.memory_fault(path, channels, num_classes)
+            why = memory.memory_fault(pictures.picture_size(path), channels, num_classes)
             size = None if why else pictures.read_picture(path).shape[:2]
             if not why and "label" in case:
                 path = case["label"]

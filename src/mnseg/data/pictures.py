@@ -25,7 +25,6 @@ __all__ = [
     "SUFFIXES",
     "as_channels",
     "is_picture",
-    "memory_fault",
     "picture_id",
     "picture_size",
     "read_mask",
@@ -164,24 +163,6 @@ def as_channels(picture: np.ndarray, channels: int) -> np.ndarray:
     if channels == 1:
         return (picture if picture.ndim == 2 else picture @ np.asarray(LUMINANCE, np.float32))[None]
     return np.repeat(picture[None], channels, axis=0) if picture.ndim == 2 else np.moveaxis(picture, -1, 0)
-
-
-MOST_PIXELS = 64_000_000
-
-
-def memory_fault(path: str | os.PathLike, channels: int, num_classes: int) -> str:
-    """Why an image is too large, for memory or for anybody's patience, from its header; "" where it is not."""
-    rows, columns, stored = picture_size(path)
-    if rows * columns > MOST_PIXELS:
-        return (f"has {rows}x{columns} pixels, more than {MOST_PIXELS / 1e6:.0f} million: every reading would take "
-                "minutes, make it smaller")
-    # float32: image, probabilities, mask; twice, since an image is blurred before it is made smaller
-    needed = 2 * 4 * rows * columns * (stored + 2 * channels + 3 * num_classes)
-    free = _free_memory()
-    if free is None or needed <= free:
-        return ""
-    return (f"has {rows}x{columns} pixels and would need {needed / 1e9:.3g} GB of memory, of which {free / 1e9:.3g} GB "
-            "are free: make it smaller")
 
 
 class LoadPictured(MapTransform):
@@ -368,12 +349,3 @@ def _turn(image: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray, int]:
     if not (sizes == 1).any():
         raise PictureError(f"is a volume of shape {image.shape}, not one slice")
     return turn, sizes, int(np.flatnonzero(sizes == 1)[-1])
-
-
-def _free_memory() -> int | None:
-    """Bytes that the system can give, where it says so (Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
