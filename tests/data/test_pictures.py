@@ -136,6 +136,19 @@ def test_16_bit_images_keep_their_values_in_either_byte_order(tmp_path, mode):
     assert read.dtype.isnative
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colors_of_16_bits_are_not_read_with_8(tmp_path, name, channels):
+    """Values of 12 bits would become 16 levels."""
+    values = np.arange(20 * channels, dtype=np.uint16).reshape(4, 5, channels) * 50
+    sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), str(tmp_path / name))
+    for read in (read_picture, picture_size, lambda path: read_mask(path, 2)):
+        with pytest.raises(PictureError, match="16 bits a channel, .*: save it with 8 bits a channel, or as gray"):
+            read(tmp_path / name)
+    sitk.WriteImage(sitk.GetImageFromArray(values[..., 0]), str(tmp_path / name))
+    np.testing.assert_array_equal(read_picture(tmp_path / name), values[..., 0])
+
+
 def test_tiff_of_16_bits_whose_lowest_value_is_white_is_inverted(tmp_path):
     """With 8 bits Pillow does it, when it writes as well."""
     values = np.array([[0, 7, 100]], np.uint16)

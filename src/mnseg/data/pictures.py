@@ -261,6 +261,9 @@ def _opened(path: str | os.PathLike):
         image = pil_image.open(path)
     except pil_image.DecompressionBombError as error:
         raise PictureError(f"has too many pixels ({error}): make it smaller") from error
+    if image.format in ("PNG", "TIFF") and len(image.getbands()) > 1 and ";16" in str(image.tile):
+        raise PictureError("is in color with 16 bits a channel, of which Pillow reads 8: save it with 8 bits a "
+                           "channel, or as gray with 16 bits")
     if getattr(image, "n_frames", 1) > 1:
         raise PictureError(f"holds {image.n_frames} images: save each in a file of its own")
     if (turned := image.getexif().get(ORIENTATION_TAG, 1)) != 1:
