@@ -102,6 +102,16 @@ def test_masks_of_two_classes(tmp_path, values):
     np.testing.assert_array_equal(read_mask(path, 2), [[0, 1]])
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_mask_drawn_into_the_alpha_channel_is_refused(tmp_path, mode):
+    """White everywhere, it would be all foreground."""
+    white = np.full((4, 5, len(mode)), 255, np.uint8)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", white), 2), np.ones((4, 5)))
+    white[:2, :, -1] = 0
+    with pytest.raises(PictureError, match="is transparent in places: save the mask without an alpha channel"):
+        read_mask(save(tmp_path / "m.png", white), 2)
+
+
 def test_a_blurred_jpeg_mask_is_taken_and_a_photograph_is_not(tmp_path):
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 10:50] = 255

@@ -102,11 +102,13 @@ def read_mask(path: str | os.PathLike, num_classes: int) -> np.ndarray:
     Two classes may be 0 and 1, or 0 and 255; in JPEG, which blurs them, nearly 0 and nearly 255.
 
     Raises:
-        PictureError: other values, which it names.
+        PictureError: other values, which it names, or an alpha channel that may hold the mask.
     """
     values = _values(path, as_indices=True)
     lossy = Path(path).suffix.lower() in LOSSY
     if values.ndim == 3:
+        if values.shape[2] in (2, 4) and np.ptp(values[..., -1]) > 0:
+            raise PictureError("is transparent in places: save the mask without an alpha channel, 0 for the background")
         values = _as_image(values)
     if values.ndim == 3:
         if not lossy and (values[..., :1] != values).any():
