@@ -11,6 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.networks.nets import BasicUNetPlusPlus
+from PIL import Image
 
 from mnseg.data.phantom_polyps import write_polyp_dataset
 
@@ -57,6 +58,16 @@ def test_settings_are_refused_by_name(folder, config, setting, why):
     assert why in refusal(folder, config, **setting)
 
 
+def test_a_picture_of_one_value_is_refused_or_left_out(folder, caplog):
+    images = folder / "data" / "images"
+    Image.new("RGB", (32, 32), (7, 7, 7)).save(images / "testing_000.png")
+    why = f"{images}/testing_000.png (is constant, every pixel is 7)"
+    assert why in refusal(folder, "inference") and why in refusal(folder, "evaluate")
+    run(folder, "inference", skip_unreadable=True)
+    assert [mask.name for mask in (folder / "eval").glob("*.png")] == ["testing_001_seg.png"]
+    assert f"1 of 2 images are left out: {why}" in caplog.text
+
+
 def test_masks_among_the_images_would_be_segmented_next(folder):
     images = str(folder / "data" / "images")
     assert f"masks in output_dir {images} would be taken for scans" in refusal(folder, "inference", output_dir=images)
@@ -78,8 +89,6 @@ def test_results_are_of_one_evaluation_and_bear_the_cases_names(folder):
 
 
 def test_a_full_disk_is_one_sentence(folder, monkeypatch):
-    from PIL import Image
-
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

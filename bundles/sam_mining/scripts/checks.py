@@ -27,10 +27,12 @@ def find_faults(cases, pictures, memory, channels, num_classes):
         try:
             path = case["image"]
             why = memory.memory_fault(pictures.picture_size(path), channels, num_classes)
-            size = None if why else pictures.read_picture(path).shape[:2]
+            picture = None if why else pictures.read_picture(path)
+            if not why and picture.min() == picture.max():  # normalized, it is noise
+                why = f"is constant, every pixel is {picture.flat[0]:g}"
             if not why and "label" in case:
                 path = case["label"]
-                shape = pictures.read_mask(path, num_classes).shape
+                size, shape = picture.shape[:2], pictures.read_mask(path, num_classes).shape
                 why = "" if shape == size else f"has {shape[1]}x{shape[0]} pixels, its image {size[1]}x{size[0]}"
         except (pictures.PictureError, OSError) as error:
             why = str(error)
