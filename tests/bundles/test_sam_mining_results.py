@@ -68,6 +68,14 @@ def test_a_picture_of_one_value_is_refused_or_left_out(folder, caplog):
     assert f"1 of 2 images are left out: {why}" in caplog.text
 
 
+def test_two_stars_search_folders_below_folders(folder):
+    images = folder / "data" / "images"
+    (images / "p1" / "left").mkdir(parents=True)
+    (images / "testing_000.png").rename(images / "p1" / "left" / "a.png")
+    run(folder, "inference", image_pattern="**/*")
+    assert sorted(mask.name for mask in (folder / "eval").glob("*.png")) == ["a_seg.png", "testing_001_seg.png"]
+
+
 def test_masks_among_the_images_would_be_segmented_next(folder):
     images = str(folder / "data" / "images")
     assert f"masks in output_dir {images} would be taken for scans" in refusal(folder, "inference", output_dir=images)

@@ -17,7 +17,8 @@ logger = logging.getLogger("sam_mining")
 
 
 def find_pictures(folder, pattern, is_picture):
-    return sorted(path for path in glob(str(Path(escape(str(Path(folder).absolute()))) / pattern)) if is_picture(path))
+    found = glob(str(Path(escape(str(Path(folder).absolute()))) / pattern), recursive=True)
+    return sorted(path for path in set(found) if is_picture(path))
 
 
 def find_faults(cases, pictures, memory, channels, num_classes):
