@@ -76,6 +76,25 @@ def test_two_stars_search_folders_below_folders(folder):
     assert sorted(mask.name for mask in (folder / "eval").glob("*.png")) == ["a_seg.png", "testing_001_seg.png"]
 
 
+def test_files_that_are_left_out_share_no_name(folder):
+    images = folder / "data" / "images"
+    (images / "testing_000.jpg").write_bytes(b"no image")
+    run(folder, "inference", skip_unreadable=True)
+    assert sorted(mask.name for mask in (folder / "eval").glob("*.png")) == [f"testing_00{i}_seg.png" for i in (0, 1)]
+    Image.open(images / "testing_000.png").save(images / "testing_000.jpg")
+    assert refusal(folder, "inference").startswith(
+        f"{images}/testing_000.jpg and {images}/testing_000.png would share the output name testing_000_seg; rename")
+
+
+@pytest.mark.parametrize("skip_unreadable", [False, True])
+def test_none_may_be_left_out_where_none_is_left(folder, skip_unreadable):
+    for image in (folder / "data" / "images").iterdir():
+        image.write_bytes(b"no image")
+    told = refusal(folder, "inference", skip_unreadable=skip_unreadable)
+    assert told.startswith("2 of 2 images cannot be used: ") and "skip_unreadable" not in told
+    assert told.endswith("repair or remove them, or set --dataset_dir to others")
+
+
 def test_masks_among_the_images_would_be_segmented_next(folder):
     images = str(folder / "data" / "images")
     assert f"masks in output_dir {images} would be taken for scans" in refusal(folder, "inference", output_dir=images)
