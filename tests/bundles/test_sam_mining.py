@@ -258,6 +258,11 @@ def test_mine_json_turns_a_folder_of_images_into_pseudo_labels(trained, data, tm
     assert "1 of 10 images cannot be used" in message and "testing_000.png cannot be read" in message
     assert "more" not in message
     assert not (tmp_path / "other").exists()
+    gone = overrides | {"dataset_dir": str(tmp_path / "gone"), "skip_unreadable": True}
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "a.png").symlink_to("nowhere.png")
+    message = refusal("mine.json", gone, trained / "model.json")
+    assert "1 of 1 images cannot be used" in message and message.endswith("or set dataset_dir to a folder of others.")
     left = {"output_dir": str(tmp_path / "left"), "skip_unreadable": True}
     run("mine.json", overrides | left, trained / "model.json")
     kept.discard("testing_000")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,16 @@ def test_none_may_be_left_out_where_none_is_left(folder, skip_unreadable):
     told = refusal(folder, "inference", skip_unreadable=skip_unreadable)
     assert told.startswith("2 of 2 images cannot be used: ") and "skip_unreadable" not in told
     assert told.endswith("repair or remove them, or set --dataset_dir to others")
+
+
+def test_a_link_to_nothing_is_named(folder):
+    images = folder / "data" / "images"
+    (images / "gone.png").symlink_to(folder / "nowhere.png")
+    os.mkfifo(images / "pipe.png")
+    told = refusal(folder, "inference")
+    assert "2 of 4 images" in told
+    for name in ("gone", "pipe"):
+        assert f"{images}/{name}.png (cannot be read (it is missing, a link to nothing, or no regular file))" in told
 
 
 def test_masks_among_the_images_would_be_segmented_next(folder):

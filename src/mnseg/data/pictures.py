@@ -53,11 +53,11 @@ class PictureError(ValueError):
 
 
 def is_picture(path: str | os.PathLike) -> bool:
-    """By its name, or as DICOM by its content: such files often have no suffix."""
+    """By its name, even where it is a link to nothing; or as DICOM by its content: such files often have no suffix."""
     path = Path(path)
-    if path.name.startswith(".") or not path.is_file():
+    if path.name.startswith(".") or path.is_dir():
         return False
-    return path.name.lower().endswith(SUFFIXES) or _is_dicom(path)
+    return path.name.lower().endswith(SUFFIXES) or path.is_file() and _is_dicom(path)
 
 
 def picture_id(path: str | os.PathLike) -> str:
@@ -74,7 +74,7 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int, int]:
         PictureError: the file is none that can be used.
     """
     kind = _kind(path)
-    with _errors_in_words():
+    with _errors_in_words(path):
         if kind == "nifti":
             return _seen_size(nib.load(path))
         if kind == "raster" and has_pillow:
@@ -218,7 +218,7 @@ def _is_dicom(path: Path) -> bool:
 
 def _values(path: str | os.PathLike, as_indices: bool) -> np.ndarray:
     kind = _kind(path)
-    with _errors_in_words():
+    with _errors_in_words(path):
         if kind == "nifti":
             values = _seen(nib.load(path))
         elif kind == "raster" and has_pillow:
@@ -240,8 +240,10 @@ def _values(path: str | os.PathLike, as_indices: bool) -> np.ndarray:
 
 
 @contextmanager
-def _errors_in_words() -> Iterator[None]:
+def _errors_in_words(path: str | os.PathLike) -> Iterator[None]:
     """Readers raise errors of many kinds."""
+    if not Path(path).is_file():  # a pipe would be waited for without end
+        raise PictureError("cannot be read (it is missing, a link to nothing, or no regular file)")
     try:
         yield
     except PictureError:
