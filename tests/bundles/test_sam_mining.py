@@ -193,6 +193,7 @@ def test_bad_data_is_one_sentence_and_nothing_is_written(data, tmp_path, change,
     ({"schedule": "twice"}, "schedule is 'twice'; it must be one of supervised, one_time, continuous"),
     ({"num_unlabeled": 3}, "num_unlabeled is 3 with batch_size 3"),
     ({"image_size": [8, 40]}, "image_size [8, 40]"),
+    ({"dataset_dir": 5}, "dataset_dir is 5; it must be the name of a folder"),
     ({"mining_intervall": 2}, "did you mean 'mining_interval'?"),
 ])  # fmt: skip
 def test_bad_settings_are_named(data, tmp_path, more, words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,19 @@ def refusal(folder: Path, config: str, **override: Any) -> str:
     ("inference", {"amp": "no"}, "amp is 'no'"),
     ("inference", {"device": "abacus"}, "device 'abacus' cannot be used"),
     ("evaluate", {"output_dir": 5}, "output_dir is 5"),
+    ("evaluate", {"dataset_dir": 5}, "dataset_dir is 5: it must be the name of a folder (./5 for"),
+    ("inference", {"dataset_dir": 5}, "dataset_dir is 5"),
+    ("inference", {"image_pattern": 5}, "image_pattern is 5: it must be a pattern of file names"),
+    ("evaluate", {"num_workers": -1}, "num_workers is -1: it must be a whole number of at least 0"),
+    ("inference", {"num_workers": -1}, "num_workers is -1"),
+    ("evaluate", {"image_size": "96"}, "image_size is '96': it must be two whole numbers above 16"),
+    ("inference", {"image_size": [10, 10]}, "image_size is [10, 10]"),
+    ("inference", {"image_size": [96, 0]}, "image_size is [96, 0]"),
 ])  # fmt: skip
-def test_settings_are_refused_by_name(folder, config, setting, why):
+@pytest.mark.parametrize("stock", [False, True], ids=["mnseg", "stock"])
+def test_settings_are_refused_by_name(folder, monkeypatch, config, setting, why, stock):
+    if stock:
+        monkeypatch.setitem(sys.modules, "mnseg.bundle", None)
     assert why in refusal(folder, config, **setting)
 
 
