@@ -24,6 +24,7 @@ def test_the_defaults_are_sound_and_the_rules_are_about_existing_keys():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("dataset_dir", 5, "dataset_dir is 5; it must be the name of a folder (./5 for one that is called 5)."),
         ("val_interval", 0, "val_interval is 0; it must be a whole number of at least 1."),
         ("batch_size", "four", "batch_size is 'four'; it must be a whole number of at least 1."),
         ("batch_size", True, "batch_size is True; it must be a whole number of at least 1."),

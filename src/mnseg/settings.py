@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -89,9 +90,12 @@ def _is_definition(value: Any) -> bool:
 
 
 SWITCH: Rule = (lambda value: isinstance(value, bool), "true or false")
+FOLDER: Rule = (lambda value: isinstance(value, (str, os.PathLike)),
+                "the name of a folder (./5 for one that is called 5)")  # fmt: skip
 DEFINITION: Rule = (_is_definition, "an object whose _target_ names a class or function")
 
 RULES: dict[str, Rule] = {
+    "dataset_dir": FOLDER,
     "class_names": (_are_names, f"a list of 2 to {MOST_CLASSES} different names, the background first"),
     "in_channels": _whole(1),
     "orientation": (_is_orientation, "three letters, of R and L, A and P, S and I one each, such as RAS"),

@@ -198,8 +198,10 @@ def test_bad_input_is_one_clear_sentence(tmp_path):
     with pytest.raises(SystemExit, match=r"no model at .*other.pt"):
         workflow(tmp_path, model_file=str(tmp_path / "other.pt")).initialize()
     write_scan(tmp_path / "scans" / "a.nii", BRIGHT, AFFINES["ras"])
-    with pytest.raises(SystemExit, match=r"share the output name a_seg.nii.gz"):
+    with pytest.raises(SystemExit, match=r"/a.nii and .*/a.nii.gz would share the output name a_seg.nii.gz"):
         workflow(tmp_path).initialize()
+    (tmp_path / "scans" / "a.nii").write_bytes(b"")
+    workflow(tmp_path, skip_unreadable=True).initialize()
 
 
 def spoiled_scans(scans: Path) -> dict[str, str]:
@@ -259,7 +261,7 @@ def test_what_nibabel_takes_but_monai_or_other_programs_read_otherwise(tmp_path,
 def test_scans_that_cannot_be_used_are_left_out_on_request_and_said(tmp_path, caplog):
     threshold_model(tmp_path / "models" / "model.pt")
     spoiled_scans(tmp_path / "scans")
-    with pytest.raises(SystemExit, match=r"^5 of 5 scans cannot be used"):
+    with pytest.raises(SystemExit, match=r"^5 of 5 scans cannot be used: .*, or set --dataset_dir to others$"):
         workflow(tmp_path, skip_unreadable=True).initialize()
     write_scan(tmp_path / "scans" / "good.nii.gz", BRIGHT, AFFINES["ras"])
     infer(tmp_path, skip_unreadable=True)

@@ -178,6 +178,11 @@ class TestCases:
     ({"sw_batch_size": 0}, "sw_batch_size is 0"),
     ({"device": "abacus"}, "device 'abacus' cannot be used"),
     ({"output_dir": 5}, "output_dir is 5"),
+    ({"dataset_dir": 5}, "dataset_dir is 5: it must be the name of a folder (./5 for one that is called 5)"),
+    ({"num_workers": -1}, "num_workers is -1: it must be a whole number of at least 0"),
+    ({"patch_size": 32}, "patch_size is 32: it must be three whole numbers"),
+    ({"orientation": "XYZ"}, "orientation is 'XYZ': it must be three letters"),
+    ({"spacing": [1, 1]}, "spacing is [1, 1]: it must be three numbers above 0"),
 ])  # fmt: skip
 @pytest.mark.parametrize("stock", [False, True], ids=["mnseg", "stock"])
 def test_settings_are_refused_by_name(folder, monkeypatch, config, setting, why, stock):
@@ -213,6 +218,10 @@ class TestInference:
             monkeypatch.setitem(sys.modules, "mnseg.data.dicom_series", None)
         save(folder / "scans" / "a.nii.gz", data)
         assert why in refusal(folder, "inference")
+
+    def test_a_pattern_is_a_text(self, folder):
+        save(folder / "scans" / "a.nii.gz", IMAGE)
+        assert "image_pattern is 5: it must be a pattern of file names" in refusal(folder, "inference", image_pattern=5)
 
     def test_what_monai_takes_is_taken(self, folder):
         save(folder / "scans" / "a.nii.gz", IMAGE)

@@ -193,6 +193,7 @@ def test_bad_data_is_one_sentence_and_nothing_is_written(data, tmp_path, change,
     ({"schedule": "twice"}, "schedule is 'twice'; it must be one of supervised, one_time, continuous"),
     ({"num_unlabeled": 3}, "num_unlabeled is 3 with batch_size 3"),
     ({"image_size": [8, 40]}, "image_size [8, 40]"),
+    ({"dataset_dir": 5}, "dataset_dir is 5; it must be the name of a folder"),
     ({"mining_intervall": 2}, "did you mean 'mining_interval'?"),
 ])  # fmt: skip
 def test_bad_settings_are_named(data, tmp_path, more, words):
@@ -258,6 +259,11 @@ def test_mine_json_turns_a_folder_of_images_into_pseudo_labels(trained, data, tm
     assert "1 of 10 images cannot be used" in message and "testing_000.png cannot be read" in message
     assert "more" not in message
     assert not (tmp_path / "other").exists()
+    gone = overrides | {"dataset_dir": str(tmp_path / "gone"), "skip_unreadable": True}
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "a.png").symlink_to("nowhere.png")
+    message = refusal("mine.json", gone, trained / "model.json")
+    assert "1 of 1 images cannot be used" in message and message.endswith("or set dataset_dir to a folder of others.")
     left = {"output_dir": str(tmp_path / "left"), "skip_unreadable": True}
     run("mine.json", overrides | left, trained / "model.json")
     kept.discard("testing_000")
@@ -297,8 +303,8 @@ def test_configs_share_their_keys():
         assert unknown_keys({key.split("#")[0]: 0 for key in overlay}, train) == []
 
 
-@pytest.mark.parametrize("name", ["pictures", "datalist", "results", "settings"])
+@pytest.mark.parametrize("name", ["pictures", "picture_memory", "datalist", "results", "settings"])
 def test_the_bundle_carries_copies_that_are_equal(name):
     """Each bundle must run without mnseg and without the other one."""
-    folder = ROOT / "src/mnseg/data" if name == "pictures" else ROOT / "bundles/mn_cotraining/scripts"
+    folder = ROOT / "src/mnseg/data" if name.startswith("picture") else ROOT / "bundles/mn_cotraining/scripts"
     assert (CONFIGS.parent / "scripts" / f"{name}.py").read_text() == (folder / f"{name}.py").read_text()

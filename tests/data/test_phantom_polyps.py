@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from mnseg.cli import main
+from mnseg.data.build_datalist import build_datalist
 from mnseg.data.integrity import check_datalist
 from mnseg.data.phantom_polyps import make_polyps, write_polyp_dataset
 from mnseg.errors import UserError
@@ -62,6 +64,30 @@ def test_a_datalist_of_a_folder_of_pairs(tmp_path, capsys):
     empty.mkdir()
     assert main(["datalist", "--planar", "--images", str(empty), "-o", str(tmp_path / "x.json")]) == 1
     assert "holds no 2D images" in capsys.readouterr().err
+
+
+def test_why_a_datalist_finds_no_images_or_no_labels(tmp_path):
+    data = write_polyp_dataset(tmp_path / "data", 2, 0, 0, 0, size=40).parent
+    with pytest.raises(UserError, match=r"There are some in its folder images; sub-folders are not searched"):
+        build_datalist(data, planar=True)
+    for mask in list((data / "labels").iterdir()):
+        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+    for given in ({"labels": data / "labels"}, {"hidden_labels": data / "labels"}):
+        with pytest.raises(UserError, match="label is called labeled_000_mask.png, an image labeled_000.png"):
+            build_datalist(data / "images", planar=True, **given)
+
+
+def test_names_may_differ_in_the_form_of_their_unicode(tmp_path):
+    data = write_polyp_dataset(tmp_path / "data", 2, 0, 0, 0, size=40).parent
+    (data / "images" / "labeled_000.png").rename(data / "images" / "L\u00e4sion.png")
+    (data / "labels" / "labeled_000.png").rename(data / "labels" / "La\u0308sion.png")
+    built = build_datalist(data / "images", data / "labels", labeled="2", planar=True)
+    found = {item["image"]: item["label"] for item in built.datalist["labeled"]}
+    assert found[f"{data}/images/L\u00e4sion.png"] == f"{data}/labels/La\u0308sion.png" and len(found) == 2
+    shutil.copy(data / "labels" / "La\u0308sion.png", data / "labels" / "L\u00e4sion.png")
+    built = build_datalist(data / "images", data / "labels", labeled="2", planar=True)
+    assert f"{data}/labels/L\u00e4sion.png" in [item["label"] for item in built.datalist["labeled"]]
+    assert any("1 case (La\u0308sion) with a label" in note for note in built.notes)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

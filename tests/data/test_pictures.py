@@ -11,12 +11,12 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from mnseg.data import pictures
+from mnseg.data import picture_memory, pictures
+from mnseg.data.picture_memory import memory_fault
 from mnseg.data.pictures import (
     LoadPictured,
     PictureError,
     as_channels,
-    memory_fault,
     picture_size,
     read_mask,
     read_picture,
@@ -102,6 +102,16 @@ def test_masks_of_two_classes(tmp_path, values):
     np.testing.assert_array_equal(read_mask(path, 2), [[0, 1]])
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_mask_drawn_into_the_alpha_channel_is_refused(tmp_path, mode):
+    """White everywhere, it would be all foreground."""
+    white = np.full((4, 5, len(mode)), 255, np.uint8)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", white), 2), np.ones((4, 5)))
+    white[:2, :, -1] = 0
+    with pytest.raises(PictureError, match="is transparent in places: save the mask without an alpha channel"):
+        read_mask(save(tmp_path / "m.png", white), 2)
+
+
 def test_a_blurred_jpeg_mask_is_taken_and_a_photograph_is_not(tmp_path):
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 10:50] = 255
@@ -134,6 +144,19 @@ def test_16_bit_images_keep_their_values_in_either_byte_order(tmp_path, mode):
     read = read_picture(tmp_path / "x.tif")
     np.testing.assert_array_equal(read, values)
     assert read.dtype.isnative
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colors_of_16_bits_are_not_read_with_8(tmp_path, name, channels):
+    """Values of 12 bits would become 16 levels."""
+    values = np.arange(20 * channels, dtype=np.uint16).reshape(4, 5, channels) * 50
+    sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), str(tmp_path / name))
+    for read in (read_picture, picture_size, lambda path: read_mask(path, 2)):
+        with pytest.raises(PictureError, match="16 bits a channel, .*: save it with 8 bits a channel, or as gray"):
+            read(tmp_path / name)
+    sitk.WriteImage(sitk.GetImageFromArray(values[..., 0]), str(tmp_path / name))
+    np.testing.assert_array_equal(read_picture(tmp_path / name), values[..., 0])
 
 
 def test_tiff_of_16_bits_whose_lowest_value_is_white_is_inverted(tmp_path):
@@ -190,15 +213,16 @@ def test_channels():
 
 def test_an_image_larger_than_memory_is_told_from_its_header(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", np.zeros((100, 200), np.uint8))
-    assert memory_fault(path, 3, 2) == ""
-    monkeypatch.setattr(pictures, "_free_memory", lambda: 1_000_000)
+    size = picture_size(path)
+    assert memory_fault(size, 3, 2) == ""
+    monkeypatch.setattr(picture_memory, "_free_memory", lambda: 1_000_000)
     # 2 * 4 (1 + 2 * 3 + 3 * 2) bytes a pixel
-    assert "100x200 pixels and would need 0.00208 GB" in memory_fault(path, 3, 2)
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 19_999)
-    assert "has 100x200 pixels, more than 0 million: every reading would take minutes" in memory_fault(path, 3, 2)
-    monkeypatch.setattr(pictures, "_free_memory", lambda: None)
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 20_000)
-    assert memory_fault(path, 3, 2) == ""
+    assert "100x200 pixels and would need 0.00208 GB" in memory_fault(size, 3, 2)
+    monkeypatch.setattr(picture_memory, "MOST_PIXELS", 19_999)
+    assert "has 100x200 pixels, more than 0 million: every reading would take minutes" in memory_fault(size, 3, 2)
+    monkeypatch.setattr(picture_memory, "_free_memory", lambda: None)
+    monkeypatch.setattr(picture_memory, "MOST_PIXELS", 20_000)
+    assert memory_fault(size, 3, 2) == ""
 
 
 def test_loading_an_item(tmp_path):
@@ -220,7 +244,8 @@ def hide(name, *args, **kwargs):
     return real(name, *args, **kwargs)
 builtins.__import__ = hide
 import numpy as np
-from mnseg.data import pictures
+from mnseg.data import picture_memory, pictures
+from mnseg.data.picture_memory import memory_fault
 assert not pictures.has_pillow
 folder = sys.argv[1]
 np.savez(folder + "/read.npz", gray=pictures.read_picture(folder + "/gray.png"),

@@ -21,19 +21,27 @@ def require_scans(files, faults, listed, skip_unreadable, folder, pattern):
             f"no scan matches {os.path.join(folder, pattern)}: set --dataset_dir (a folder of NIfTI, NRRD or MetaImage "
             "files or of folders with a DICOM series each) or --image_pattern"
         )
-    if faults and not (skip_unreadable and len(faults) < len(files)):
+    some_left = len(faults) < len(files)
+    if faults and not (skip_unreadable and some_left):
+        instead = "leave them out with --skip_unreadable True" if some_left else "set --dataset_dir to others"
         sys.exit(
-            f"{len(faults)} of {len(files)} scans cannot be used: {listed(faults)}: repair or remove them, or leave "
-            "them out with --skip_unreadable True"
+            f"{len(faults)} of {len(files)} scans cannot be used: {listed(faults)}: repair or remove them, or "
+            f"{instead}"
         )
     if faults:
         logger.warning("%d of %d scans are left out: %s", len(faults), len(files), listed(faults))
 
 
-def require_different_names(names):
-    for name, count in Counter(names).items():
-        if count > 1:
-            sys.exit(f"two scans would share the output name {name}_seg.nii.gz; rename one or narrow --image_pattern")
+def require_different_names(files, name_of):
+    """Of the files that are used."""
+    first = {}
+    for file in files:
+        other = first.setdefault(name := name_of(file), file)
+        if other != file:
+            sys.exit(
+                f"{other} and {file} would share the output name {name}_seg.nii.gz; rename one or "
+                "narrow --image_pattern"
+            )
 
 
 def require_model(model_file, network, load_checkpoint, weights_file):

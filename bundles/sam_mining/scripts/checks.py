@@ -1,6 +1,7 @@
 """Which images are there, and which cannot be used; refusals in one sentence, before anything is written.
 
-Run by path from inference.json, evaluate.json and mine.json. Needs torch; ``pictures`` is the script beside it.
+Run by path from inference.json, evaluate.json and mine.json. Needs torch; ``pictures`` and ``memory``
+(picture_memory.py) are the scripts beside it.
 """
 
 import logging
@@ -16,20 +17,23 @@ logger = logging.getLogger("sam_mining")
 
 
 def find_pictures(folder, pattern, is_picture):
-    return sorted(path for path in glob(str(Path(escape(str(Path(folder).absolute()))) / pattern)) if is_picture(path))
+    found = glob(str(Path(escape(str(Path(folder).absolute()))) / pattern), recursive=True)
+    return sorted(path for path in set(found) if is_picture(path))
 
 
-def find_faults(cases, pictures, channels, num_classes):
+def find_faults(cases, pictures, memory, channels, num_classes):
     """``{file: what is wrong with it}`` for the images, and the masks where there are any."""
     faults = {}
     for case in cases:
         try:
             path = case["image"]
-            why = pictures.memory_fault(path, channels, num_classes)
-            size = None if why else pictures.read_picture(path).shape[:2]
+            why = memory.memory_fault(pictures.picture_size(path), channels, num_classes)
+            picture = None if why else pictures.read_picture(path)
+            if not why and picture.min() == picture.max():  # normalized, it is noise
+                why = f"is constant, every pixel is {picture.flat[0]:g}"
             if not why and "label" in case:
                 path = case["label"]
-                shape = pictures.read_mask(path, num_classes).shape
+                size, shape = picture.shape[:2], pictures.read_mask(path, num_classes).shape
                 why = "" if shape == size else f"has {shape[1]}x{shape[0]} pixels, its image {size[1]}x{size[0]}"
         except (pictures.PictureError, OSError) as error:
             why = str(error)
@@ -51,19 +55,26 @@ def require_pictures(files, faults, skip_unreadable, folder, pattern):
             f"no image matches {os.path.join(folder, pattern)}: set --dataset_dir (a folder of PNG, JPEG, BMP, TIFF, "
             "NIfTI or DICOM files) or --image_pattern"
         )
-    if faults and not (skip_unreadable and len(faults) < len(files)):
+    some_left = len(faults) < len(files)
+    if faults and not (skip_unreadable and some_left):
+        instead = "leave them out with --skip_unreadable True" if some_left else "set --dataset_dir to others"
         sys.exit(
-            f"{len(faults)} of {len(files)} images cannot be used: {listed(faults)}: repair or remove them, or leave "
-            "them out with --skip_unreadable True"
+            f"{len(faults)} of {len(files)} images cannot be used: {listed(faults)}: repair or remove them, or "
+            f"{instead}"
         )
     if faults:
         logger.warning("%d of %d images are left out: %s", len(faults), len(files), listed(faults))
 
 
-def require_different_names(names):
-    for name, count in Counter(names).items():
-        if count > 1:
-            sys.exit(f"two images would share the output name {name}_seg; rename one or narrow --image_pattern")
+def require_different_names(files, name_of):
+    """Of the files that are used."""
+    first = {}
+    for file in files:
+        other = first.setdefault(name := name_of(file), file)
+        if other != file:
+            sys.exit(
+                f"{other} and {file} would share the output name {name}_seg; rename one or narrow --image_pattern"
+            )
 
 
 def require_cases(cases, items, split, path):

@@ -1,6 +1,6 @@
 """Settings and folders that cannot be meant, refused in one sentence before anything is read.
 
-Run by path from inference.json and evaluate.json; the same file in both bundles. Needs torch only.
+Run by path from the configs; the same file in both bundles. Needs torch only.
 """
 
 import os
@@ -12,18 +12,52 @@ from pathlib import Path
 import torch
 
 
-def require_settings(output_dir, device, overlap=0.5, sw_batch_size=1, **switches):
-    """What MONAI would take for something else, or refuse in many lines: `--switch no` is a text, and would be on."""
-    for key, value in switches.items():
-        if value not in (False, True):  # 0 and 1 are
+def _whole(value, minimum=float("-inf")):
+    return type(value) is int and value >= minimum
+
+
+def _number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _each(value, count, fits):
+    return isinstance(value, (list, tuple)) and len(value) == count and all(map(fits, value))
+
+
+def _share(value):
+    return _number(value) and 0 <= value < 1
+
+
+def _axes(value):
+    """One letter for each of left-right, back-front and foot-head."""
+    return isinstance(value, str) and len(value) == 3 and {"LRPAIS".find(code) // 2 for code in value} == {0, 1, 2}
+
+
+FOLDER = (lambda value: isinstance(value, (str, os.PathLike)), "the name of a folder (./5 for one that is called 5)")
+RULES = {
+    "output_dir": FOLDER,
+    "dataset_dir": FOLDER,
+    "image_pattern": (lambda value: isinstance(value, str), "a pattern of file names, such as *.png"),
+    "num_workers": (lambda value: _whole(value, 0), "a whole number of at least 0"),
+    "sw_batch_size": (lambda value: _whole(value, 1), "a whole number of at least 1"),
+    "overlap": (lambda value: _share(value) or _each(value, 3, _share), "a number of at least 0 and below 1"),
+    "image_size": (lambda value: _each(value, 2, lambda size: _whole(size, 17)), "two whole numbers above 16"),
+    "patch_size": (lambda value: _each(value, 3, _whole), "three whole numbers, one an axis"),
+    "orientation": (_axes, "three letters, of R and L, A and P, S and I one each, such as RAS"),
+    "spacing": (
+        lambda value: value is None or _each(value, 3, lambda size: _number(size) and size > 0),
+        "three numbers above 0, in mm, or null",
+    ),
+}
+
+
+def require_settings(device, **settings):
+    """What MONAI would take for something else, or refuse in many lines; keys without a rule are switches."""
+    for key, value in settings.items():
+        if key in RULES and not RULES[key][0](value):
+            sys.exit(f"{key} is {value!r}: it must be {RULES[key][1]}")
+        if key not in RULES and value not in (False, True):  # 0 and 1 are; `--switch no` is a text, and would be on
             sys.exit(f"{key} is {value!r}: write --{key} True or --{key} False")
-    if not isinstance(output_dir, (str, os.PathLike)):
-        sys.exit(f"output_dir is {output_dir!r}: it must be the name of a folder")
-    overlaps = overlap if isinstance(overlap, (list, tuple)) else [overlap]
-    if not all(isinstance(part, (int, float)) and 0 <= part < 1 for part in overlaps):
-        sys.exit(f"overlap is {overlap!r}: it must be a number of at least 0 and below 1")
-    if not isinstance(sw_batch_size, int) or sw_batch_size < 1:
-        sys.exit(f"sw_batch_size is {sw_batch_size!r}: it must be a whole number of at least 1")
     try:
         torch.empty(0, device=device)
     except Exception as error:  # whatever a driver says

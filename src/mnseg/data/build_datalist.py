@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,8 @@ def build_datalist(
         planar: the folders hold 2D images and masks (`mnseg.data.pictures`), not volumes.
 
     Raises:
-        UserError: no images, labels in the images' own folder, unknown names in a list, or a split that cannot be made.
+        UserError: no images, labels in the images' own folder, unknown names in a list, no label with the
+            name of an image, or a split that cannot be made.
     """
     for folder, option in ((labels, "labels"), (hidden_labels, "hidden labels")):
         if folder is not None and os.path.realpath(folder) == os.path.realpath(images):
@@ -70,13 +72,14 @@ def build_datalist(
         raise UserError(f"{images} is not a folder; name the one that holds the scans.")
     image_files = list_pictures(images) if planar else list_volumes(images)
     if not image_files and planar:
-        raise UserError(f"{images} holds no 2D images: no PNG, JPEG, BMP, TIFF, NIfTI or DICOM files.")
+        raise UserError(f"{images} holds no 2D images: no PNG, JPEG, BMP, TIFF, NIfTI or DICOM files."
+                        f"{_hint_at_subfolders(images)}")
     if not image_files:
         raise UserError(f"{images} holds no scans: no .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd files and no folder of "
                         f"a DICOM series.{_hint_at_planar(images)}")
     find = list_pictures if planar else list_labels
-    label_files = find(labels) if labels is not None else {}
-    hidden_files = find(hidden_labels) if hidden_labels is not None else {}
+    label_files = _named_as(image_files, find(labels), labels) if labels is not None else {}
+    hidden_files = _named_as(image_files, find(hidden_labels), hidden_labels) if hidden_labels is not None else {}
     notes = _unpaired(label_files, image_files, labels) + _unpaired(hidden_files, image_files, hidden_labels)
     hidden_files = {**(label_files if keep_hidden else {}), **hidden_files}
     cases = list(image_files) if order is None else read_case_list(order)
@@ -118,6 +121,27 @@ def _item(
 def _hint_at_planar(folder: str | Path) -> str:
     names = os.listdir(folder)
     return " For its 2D images give --planar." if any(name.lower().endswith(RASTER_SUFFIXES) for name in names) else ""
+
+
+def _hint_at_subfolders(folder: str | Path) -> str:
+    inside = next((path.name for path in sorted(Path(folder).iterdir()) if path.is_dir() and list_pictures(path)), None)
+    return "" if inside is None else f" There are some in its folder {inside}; sub-folders are not searched."
+
+
+def _named_as(images: dict[str, Path], labels: dict[str, Path], folder: PathLike) -> dict[str, Path]:
+    """Labels by the names of their images, from which theirs may differ in Unicode's form: macOS takes letters apart.
+
+    Raises:
+        UserError: there are labels, and none has the name of an image.
+    """
+    forms = {unicodedata.normalize("NFC", case): case for case in images}
+    meant = {name: forms.get(unicodedata.normalize("NFC", name), name) for name in labels}
+    found = {name if name in images or meant[name] in labels else meant[name]: path for name, path in labels.items()}
+    if found and not found.keys() & images.keys():
+        label, image = (next(iter(files.values())).name for files in (labels, images))
+        raise UserError(f"no label in {folder} has the name of an image: a label is called {label}, an image {image}; "
+                        "name each label as its image is named.")
+    return found
 
 
 def _unpaired(labels: dict[str, Path], images: dict[str, Path], folder: PathLike | None) -> list[str]:

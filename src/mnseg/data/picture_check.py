@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mnseg.data.case_check import CaseResult
-from mnseg.data.pictures import PictureError, memory_fault, read_mask, read_picture
+from mnseg.data.picture_memory import memory_fault
+from mnseg.data.pictures import PictureError, picture_size, read_mask, read_picture
 
 __all__ = ["check_picture_case"]
 
@@ -35,7 +36,7 @@ def check_picture_case(split: str, item: Mapping[str, Any], num_classes: int | N
 def _check_image(path: str, result: CaseResult, num_classes: int) -> tuple[int, ...] | None:
     """Size and values of an image; sets ``result.digest``, by which the same image is found under another name."""
     try:
-        if fault := memory_fault(path, CHANNELS, num_classes):
+        if fault := memory_fault(picture_size(path), CHANNELS, num_classes):
             raise PictureError(fault)
         pixels = read_picture(path)
     except (PictureError, OSError) as error:

@@ -25,7 +25,6 @@ __all__ = [
     "SUFFIXES",
     "as_channels",
     "is_picture",
-    "memory_fault",
     "picture_id",
     "picture_size",
     "read_mask",
@@ -54,11 +53,11 @@ class PictureError(ValueError):
 
 
 def is_picture(path: str | os.PathLike) -> bool:
-    """By its name, or as DICOM by its content: such files often have no suffix."""
+    """By its name, even where it is a link to nothing; or as DICOM by its content: such files often have no suffix."""
     path = Path(path)
-    if path.name.startswith(".") or not path.is_file():
+    if path.name.startswith(".") or path.is_dir():
         return False
-    return path.name.lower().endswith(SUFFIXES) or _is_dicom(path)
+    return path.name.lower().endswith(SUFFIXES) or path.is_file() and _is_dicom(path)
 
 
 def picture_id(path: str | os.PathLike) -> str:
@@ -75,7 +74,7 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int, int]:
         PictureError: the file is none that can be used.
     """
     kind = _kind(path)
-    with _errors_in_words():
+    with _errors_in_words(path):
         if kind == "nifti":
             return _seen_size(nib.load(path))
         if kind == "raster" and has_pillow:
@@ -103,11 +102,13 @@ def read_mask(path: str | os.PathLike, num_classes: int) -> np.ndarray:
     Two classes may be 0 and 1, or 0 and 255; in JPEG, which blurs them, nearly 0 and nearly 255.
 
     Raises:
-        PictureError: other values, which it names.
+        PictureError: other values, which it names, or an alpha channel that may hold the mask.
     """
     values = _values(path, as_indices=True)
     lossy = Path(path).suffix.lower() in LOSSY
     if values.ndim == 3:
+        if values.shape[2] in (2, 4) and np.ptp(values[..., -1]) > 0:
+            raise PictureError("is transparent in places: save the mask without an alpha channel, 0 for the background")
         values = _as_image(values)
     if values.ndim == 3:
         if not lossy and (values[..., :1] != values).any():
@@ -166,24 +167,6 @@ def as_channels(picture: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(picture[None], channels, axis=0) if picture.ndim == 2 else np.moveaxis(picture, -1, 0)
 
 
-MOST_PIXELS = 64_000_000
-
-
-def memory_fault(path: str | os.PathLike, channels: int, num_classes: int) -> str:
-    """Why an image is too large, for memory or for anybody's patience, from its header; "" where it is not."""
-    rows, columns, stored = picture_size(path)
-    if rows * columns > MOST_PIXELS:
-        return (f"has {rows}x{columns} pixels, more than {MOST_PIXELS / 1e6:.0f} million: every reading would take "
-                "minutes, make it smaller")
-    # float32: image, probabilities, mask; twice, since an image is blurred before it is made smaller
-    needed = 2 * 4 * rows * columns * (stored + 2 * channels + 3 * num_classes)
-    free = _free_memory()
-    if free is None or needed <= free:
-        return ""
-    return (f"has {rows}x{columns} pixels and would need {needed / 1e9:.3g} GB of memory, of which {free / 1e9:.3g} GB "
-            "are free: make it smaller")
-
-
 class LoadPictured(MapTransform):
     """Read "image" to (C, H, W) float32 and "label", where there is one, to (1, H, W) uint8 class indices.
 
@@ -235,7 +218,7 @@ def _is_dicom(path: Path) -> bool:
 
 def _values(path: str | os.PathLike, as_indices: bool) -> np.ndarray:
     kind = _kind(path)
-    with _errors_in_words():
+    with _errors_in_words(path):
         if kind == "nifti":
             values = _seen(nib.load(path))
         elif kind == "raster" and has_pillow:
@@ -257,8 +240,10 @@ def _values(path: str | os.PathLike, as_indices: bool) -> np.ndarray:
 
 
 @contextmanager
-def _errors_in_words() -> Iterator[None]:
+def _errors_in_words(path: str | os.PathLike) -> Iterator[None]:
     """Readers raise errors of many kinds."""
+    if not Path(path).is_file():  # a pipe would be waited for without end
+        raise PictureError("cannot be read (it is missing, a link to nothing, or no regular file)")
     try:
         yield
     except PictureError:
@@ -280,6 +265,9 @@ def _opened(path: str | os.PathLike):
         image = pil_image.open(path)
     except pil_image.DecompressionBombError as error:
         raise PictureError(f"has too many pixels ({error}): make it smaller") from error
+    if image.format in ("PNG", "TIFF") and len(image.getbands()) > 1 and ";16" in str(image.tile):
+        raise PictureError("is in color with 16 bits a channel, of which Pillow reads 8: save it with 8 bits a "
+                           "channel, or as gray with 16 bits")
     if getattr(image, "n_frames", 1) > 1:
         raise PictureError(f"holds {image.n_frames} images: save each in a file of its own")
     if (turned := image.getexif().get(ORIENTATION_TAG, 1)) != 1:
@@ -368,12 +356,3 @@ def _turn(image: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray, int]:
     if not (sizes == 1).any():
         raise PictureError(f"is a volume of shape {image.shape}, not one slice")
     return turn, sizes, int(np.flatnonzero(sizes == 1)[-1])
-
-
-def _free_memory() -> int | None:
-    """Bytes that the system can give, where it says so (Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None

@@ -57,7 +57,9 @@ def find_images(
     more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
     listed = "; ".join(finding.message.removesuffix(".") for finding in list(faults.values())[:5])
     told = f"{len(faults)} of {len(images)} images cannot be used: {listed}{more}"
-    if not skip_unreadable or len(faults) == len(images):
+    if len(faults) == len(images):
+        raise UserError(f"{told}: repair them, or set dataset_dir to a folder of others.")
+    if not skip_unreadable:
         raise UserError(f"{told}: repair or remove them, or leave them out with --skip_unreadable True.")
     logger.warning("%s: they are left out.", told)
     return {case: path for case, path in images.items() if case not in faults}
