@@ -64,7 +64,7 @@ def run_dir(args: argparse.Namespace, row: str, seed: int) -> Path:
 def measured(jobs: Sequence[tuple[str, int]], args: argparse.Namespace) -> dict[tuple[str, str], dict[int, list]]:
     """(row, network) -> seed -> rows of the field's metrics, of what has finished.
 
-    With ``--minutes`` what is not measured when they are over is left to the next call.
+    With ``--minutes`` what is not measured when they are over is left to the next call, and not in here.
     """
     results: dict[tuple[str, str], dict[int, list]] = {}
     for row, seed in jobs:
@@ -140,20 +140,25 @@ def prepare(args: argparse.Namespace) -> None:
     """Fill in what ``rows`` and ``measure`` ask of the arguments; make the scale's data where it can be made."""
     scale = SCALES[args.scale]
     args.until = None if args.minutes is None else START + 60 * args.minutes
-    if args.bring_home:
-        require_writable(args.bring_home / "g.pt")
     own = f"ablations_{args.scale}" + (f"_{args.labels}_labels" if args.labels else "")
     args.out = (args.out or ROOT / "runs" / own).absolute()
+    if args.bring_home:
+        args.bring_home = (args.bring_home / args.out.name).absolute()  # several comparisons may come to one folder
+        require_writable(args.bring_home / "g.pt")
     labels = args.labels or scale.labels
     args.dataset, args.recipe = scale.dataset, find_recipe(args.recipe or scale.recipe)
     args.extra = " ".join(filter(None, (scale.extra, args.extra)))
     if scale.dataset == "phantom":
+        if args.datalist is not None:
+            raise UserError(f"--datalist is for other scans than the phantom of the scale {args.scale}: leave it out.")
         args.folder = args.out / "data"
         require_labels(args.folder / "datalist.json", labels)
         args.datalist = write_phantom_dataset(args.folder, labels)
         args.weights = args.weights or "segformer-tiny-random"
         return
     if args.datalist is not None:
+        if args.data is not None:
+            raise UserError("--data and --datalist both name scans: give one of them.")
         args.datalist = args.datalist.absolute()
         if not require_labels(args.datalist, labels, "give --labels"):
             raise UserError(f"--datalist {args.datalist} does not exist.")
@@ -182,8 +187,9 @@ def run(args: argparse.Namespace) -> int:
     # Before anything is measured: what has come home is not lost with the machine.
     for row, seed in jobs if args.bring_home else ():
         if (weights := run_dir(args, row, seed) / "models" / "model.pt").exists():
-            bring_home_once(weights, args.bring_home / f"{args.scale}_{row}_seed{seed}_g.pt")
-    if results := measured(jobs, args):
+            bring_home_once(weights, args.bring_home / f"{row}_seed{seed}_g.pt")
+    results = measured(jobs, args)
+    if results:
         text = as_markdown(results, args, scale.left_out)
         other = [] if args.networks == ["g", "f"] else args.networks
         stem = "_".join(filter(None, ["ablations", args.split, *other]))
@@ -193,7 +199,9 @@ def run(args: argparse.Namespace) -> int:
         plot(results, args.networks[0], args.out / f"{stem}.png")
         print(text)
     print(f"{len(jobs) - len(left)} of {len(jobs)} have finished" + (f"; left: {', '.join(left)}" if left else ""))
-    return int(bool(left))
+    if unmeasured := (len(jobs) - len(left)) * len(args.networks) - sum(map(len, results.values())):
+        print(f"{unmeasured} evaluations are left")
+    return int(bool(left or unmeasured))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -214,8 +222,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--extra", default="", metavar="'KEY=VALUE …'", help="settings of every row")
     parser.add_argument("--minutes", type=float, help="since this call's start, then trainings stop behind an "
                         "epoch; the next call goes on")  # fmt: skip
-    parser.add_argument("--bring-home", type=Path, metavar="DIR", help="put each finished g there in bfloat16, "
-                        "once, and the tables; bring_home.py joins what is in parts")  # fmt: skip
+    parser.add_argument("--bring-home", type=Path, metavar="DIR", help="put each finished g in bfloat16, once, and the "
+                        "tables into DIR/(name of --out); bring_home.py joins what is in parts")  # fmt: skip
     parser.add_argument("--jobs", type=positive, default=1, help="rows side by side (default: 1)")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads of each (default: 1)")
     parser.add_argument("--split", choices=["validation"], help="measure on these scans (default: the test scans)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,12 +57,16 @@ def out_of_gpu_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 1.00 GiB.\nSee docs")
 
 
-@pytest.mark.parametrize("fail", [allocated_too_much, out_of_gpu_memory])
+def allocated_too_much_by_numpy() -> None:
+    np.empty(2**50)
+
+
+@pytest.mark.parametrize("fail", [allocated_too_much, allocated_too_much_by_numpy, out_of_gpu_memory])
 def test_memory_that_does_not_suffice_is_said_in_one_sentence(hook, capsys, fail):
     show, calls = hook
     try:
         fail()
-    except RuntimeError as inner:
+    except (RuntimeError, MemoryError) as inner:
         error = wrapped(inner, True)
     show(RuntimeError, error, None)
     said = capsys.readouterr().err

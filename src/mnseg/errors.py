@@ -57,11 +57,12 @@ def _short_of_memory(error: BaseException | None) -> str | None:
     """A sentence on memory that does not suffice: a GPU's, by torch's error, or the computer's."""
     while error is not None:
         # By its name, since the command line starts without torch; what a CPU lacks torch says in a RuntimeError.
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-            first = str(error).strip().splitlines()[0].rstrip(".")[:160]
+        known = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+        if known or "can't allocate memory" in str(error):
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
             return (
-                f"the memory does not suffice ({first}): set micro_batch_size and sw_batch_size to 1, lower "
-                "slice_chunk, or take a smaller patch_size; `mnseg plan --memory` tells what a step takes."
+                f"the memory does not suffice ({first}): take a smaller patch, image or batch (co-training: "
+                "micro_batch_size, sw_batch_size, slice_chunk; `mnseg plan --memory` tells what a step takes)."
             )
         error = error.__cause__ or error.__context__
     return None

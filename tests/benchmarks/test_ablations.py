@@ -96,7 +96,7 @@ def test_differences_are_those_of_shared_seeds():
     ]  # fmt: skip
 
 
-def test_a_stopped_comparison_goes_on(tmp_path, capsys):
+def test_a_stopped_comparison_goes_on(tmp_path, capsys, monkeypatch):
     argv = ["--scale", "tiny", "--rows", "supervised", "mn", "--out", str(tmp_path), "--extra", TINY, "--jobs", "2"]
     assert main([*argv, "--minutes", "0"]) == 1, "no time at all"
     assert "0 of 2 have finished; left: supervised, seed 0, mn, seed 0" in capsys.readouterr().out
@@ -108,6 +108,11 @@ def test_a_stopped_comparison_goes_on(tmp_path, capsys):
     mean = sum(100 * float(x["dice"]) for x in found if (x["row"], x["network"]) == ("mn", "g")) / 24
     assert f"| M&N | g | {mean:.2f} |" in (tmp_path / "ablations.md").read_text()
     assert (tmp_path / "ablations.png").stat().st_size > 5000
+    assert (tmp_path / "home" / tmp_path.name / "ablations.csv").read_text() == (tmp_path / "ablations.csv").read_text()
+    monkeypatch.setattr(ablations, "START", -1e9)  # as if the time were over
+    assert main([*argv, "--networks", "both", "--minutes", "1"]) == 1
+    assert "2 evaluations are left" in capsys.readouterr().out
+    monkeypatch.undo()
     assert main([*argv, "--split", "validation", "--table-only"]) == 0
     chosen_on = {x["case"] for x in csv.DictReader((tmp_path / "ablations_validation.csv").open())}
     assert main([*argv, "--networks", "both", "flips", "--table-only"]) == 0
@@ -118,7 +123,7 @@ def test_a_stopped_comparison_goes_on(tmp_path, capsys):
     assert (tmp_path / "ablations_both_flips.png").stat().st_size > 5000
     assert chosen_on and not chosen_on & {x["case"] for x in found}, "a recipe is chosen on other scans"
     assert list(csv.DictReader((tmp_path / "ablations.csv").open())) == found
-    home = torch.load(tmp_path / "home" / "tiny_mn_seed0_g.pt", weights_only=True)
+    home = torch.load(tmp_path / "home" / tmp_path.name / "mn_seed0_g.pt", weights_only=True)
     trained = torch.load(tmp_path / "seed_0" / "mn" / "models" / "model.pt", weights_only=True)
     assert home.keys() == trained.keys()
     for name, value in trained.items():
@@ -143,6 +148,8 @@ def test_an_unpacked_datalist_is_taken_in_place_of_the_protocols(tmp_path, capsy
     for more, words in (
         ([*argv, str(tmp_path / "none.json")], f"--datalist {tmp_path / 'none.json'} does not exist"),
         ([*argv, str(datalist), "--labels", "4"], "has 2 labeled scans, not 4: give --labels"),
+        ([*argv, str(datalist), "--data", str(tmp_path)], "--data and --datalist both name scans"),
+        (["--scale", "tiny", "--out", str(tmp_path / "out"), "--datalist", str(datalist)], "--datalist is for other"),
     ):
         with pytest.raises(SystemExit):
             main([*more, "--table-only"])
@@ -156,7 +163,7 @@ def test_what_is_not_measured_in_time_is_left_to_the_next_call(tmp_path, monkeyp
     monkeypatch.setattr(ablations, "evaluate", lambda _, network, __: asked.append(network) or [])
     monkeypatch.setattr(ablations, "is_measured", lambda _, network, __: network == "g")
     args = Namespace(out=tmp_path, networks=["g", "f"], until=time.monotonic() - 1)
-    ablations.measured([("mn", 0)], args)
+    assert ablations.measured([("mn", 0)], args) == {("mn", "g"): {0: []}}
     assert asked == ["g"] and "mn, seed 0: f is measured next time" in capsys.readouterr().out
     ablations.measured([("mn", 0)], Namespace(**vars(args) | {"until": None}))
     assert asked == ["g", "g", "f"]

@@ -56,18 +56,22 @@ def numbers(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
 
 def test_each_network_and_split_has_its_own_results(place):
     run_dir, args, calls = place
-    for network in ("g", "f", "both"):
+    for network in ("g", "f", "both", "flips"):
         measure.evaluate(run_dir, network, args)
     measure.evaluate(run_dir, "g", Namespace(**vars(args), split="validation"))
     assert calls == [
         ("eval", "testing", ["model.json", "field.json"]),
         ("eval_2d", "testing", ["model.json", "field.json", "network_2d.json"]),
         ("eval_both", "testing", ["model.json", "field.json", "both_networks.json"]),
+        ("eval_flips", "testing", ["model.json", "field.json", "flips.json"]),
         ("eval_validation", "validation", ["model.json", "field.json"]),
     ]
 
 
-@pytest.mark.parametrize(("network", "weights"), [("g", "model.pt"), ("f", "checkpoint.pt"), ("both", "checkpoint.pt")])
+@pytest.mark.parametrize(
+    ("network", "weights"),
+    [("g", "model.pt"), ("f", "checkpoint.pt"), ("both", "checkpoint.pt"), ("flips", "model.pt")],
+)
 def test_newer_weights_and_other_cases_are_measured_anew(place, network, weights):
     run_dir, args, calls = place
     assert numbers(measure.evaluate(run_dir, network, args)) == [("a", "1"), ("b", "1")]

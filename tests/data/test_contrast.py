@@ -9,9 +9,11 @@ from monai.transforms import RandAdjustContrastd
 from mnseg.data.contrast import RandContrastd
 
 
-@pytest.mark.parametrize("prob", [0.5, 1.0])
-def test_draws_and_values_are_monais(prob):
-    ours, monais = (kind("image", prob, (0.6, 1.6)) for kind in (RandContrastd, RandAdjustContrastd))
+@pytest.mark.parametrize(
+    ("prob", "more"), [(0.5, {}), (1.0, {}), (1.0, {"retain_stats": True}), (1.0, {"invert_image": True})]
+)
+def test_draws_and_values_are_monais(prob, more):
+    ours, monais = (kind("image", prob, (0.6, 1.6), **more) for kind in (RandContrastd, RandAdjustContrastd))
     for transform in (ours, monais):
         transform.set_random_state(seed=3)
     changed = 0

@@ -107,8 +107,12 @@ def test_a_mask_drawn_into_the_alpha_channel_is_refused(tmp_path, mode):
     """White everywhere, it would be all foreground."""
     white = np.full((4, 5, len(mode)), 255, np.uint8)
     np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", white), 2), np.ones((4, 5)))
+    drawn = white.copy()
+    drawn[:2] = 0  # as transparent as it is black: nothing is ambiguous
+    drawn[3, 0, -1] = 254
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", drawn), 2)[:, 0], [0, 0, 1, 1])
     white[:2, :, -1] = 0
-    with pytest.raises(PictureError, match="is transparent in places: save the mask without an alpha channel"):
+    with pytest.raises(PictureError, match="color where it is transparent: save the mask without an alpha channel"):
         read_mask(save(tmp_path / "m.png", white), 2)
 
 
@@ -153,7 +157,7 @@ def test_colors_of_16_bits_are_not_read_with_8(tmp_path, name, channels):
     values = np.arange(20 * channels, dtype=np.uint16).reshape(4, 5, channels) * 50
     sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), str(tmp_path / name))
     for read in (read_picture, picture_size, lambda path: read_mask(path, 2)):
-        with pytest.raises(PictureError, match="16 bits a channel, .*: save it with 8 bits a channel, or as gray"):
+        with pytest.raises(PictureError, match="channels of 16 bits, .*: save it with 8 bits a channel"):
             read(tmp_path / name)
     sitk.WriteImage(sitk.GetImageFromArray(values[..., 0]), str(tmp_path / name))
     np.testing.assert_array_equal(read_picture(tmp_path / name), values[..., 0])

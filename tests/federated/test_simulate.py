@@ -239,6 +239,7 @@ def test_another_plan_is_refused(whole, hospitals, overlay):
         (0, {}, "--rounds is 0; it must lie between 1 and the schedule's 4 epochs"),
         (5, {}, "--rounds is 5"),
         (1, {"run_dir": "x"}, "run_dir is set by the federation"),
+        (1, {"max_minutes": 5}, "max_minutes ends a training of its own, no federation"),
         (1, {"federate_3d": True}, "Site east does not start: .*'federate_3d' .did you mean 'federate_2d'"),
     ],
 )

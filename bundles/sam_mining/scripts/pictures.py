@@ -107,8 +107,9 @@ def read_mask(path: str | os.PathLike, num_classes: int) -> np.ndarray:
     values = _values(path, as_indices=True)
     lossy = Path(path).suffix.lower() in LOSSY
     if values.ndim == 3:
-        if values.shape[2] in (2, 4) and np.ptp(values[..., -1]) > 0:
-            raise PictureError("is transparent in places: save the mask without an alpha channel, 0 for the background")
+        if values.shape[2] in (2, 4) and ((values[..., -1] == 0) & values[..., :-1].any(axis=-1)).any():
+            raise PictureError("has a structure's color where it is transparent: save the mask without an alpha "
+                               "channel, 0 for the background")
         values = _as_image(values)
     if values.ndim == 3:
         if not lossy and (values[..., :1] != values).any():
@@ -266,8 +267,8 @@ def _opened(path: str | os.PathLike):
     except pil_image.DecompressionBombError as error:
         raise PictureError(f"has too many pixels ({error}): make it smaller") from error
     if image.format in ("PNG", "TIFF") and len(image.getbands()) > 1 and ";16" in str(image.tile):
-        raise PictureError("is in color with 16 bits a channel, of which Pillow reads 8: save it with 8 bits a "
-                           "channel, or as gray with 16 bits")
+        raise PictureError("has several channels of 16 bits, of which Pillow reads 8: save it with 8 bits a channel, "
+                           "or an image as gray with 16 bits")
     if getattr(image, "n_frames", 1) > 1:
         raise PictureError(f"holds {image.n_frames} images: save each in a file of its own")
     if (turned := image.getexif().get(ORIENTATION_TAG, 1)) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -78,8 +79,12 @@ def build_datalist(
         raise UserError(f"{images} holds no scans: no .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd files and no folder of "
                         f"a DICOM series.{_hint_at_planar(images)}")
     find = list_pictures if planar else list_labels
-    label_files = _named_as(image_files, find(labels), labels) if labels is not None else {}
-    hidden_files = _named_as(image_files, find(hidden_labels), hidden_labels) if hidden_labels is not None else {}
+    label_files = _named_as(image_files, find(labels)) if labels is not None else {}
+    hidden_files = _named_as(image_files, find(hidden_labels)) if hidden_labels is not None else {}
+    if label_files and not label_files.keys() & image_files.keys():
+        label, image = (next(iter(files.values())).name for files in (label_files, image_files))
+        raise UserError(f"no label in {labels} has the name of an image: a label is called {label}, an image {image}; "
+                        "name each label as its image is named.")
     notes = _unpaired(label_files, image_files, labels) + _unpaired(hidden_files, image_files, hidden_labels)
     hidden_files = {**(label_files if keep_hidden else {}), **hidden_files}
     cases = list(image_files) if order is None else read_case_list(order)
@@ -124,24 +129,21 @@ def _hint_at_planar(folder: str | Path) -> str:
 
 
 def _hint_at_subfolders(folder: str | Path) -> str:
-    inside = next((path.name for path in sorted(Path(folder).iterdir()) if path.is_dir() and list_pictures(path)), None)
-    return "" if inside is None else f" There are some in its folder {inside}; sub-folders are not searched."
+    names = [path.name for path in sorted(Path(folder).iterdir()) if path.is_dir() and _holds_raster(path)]
+    return f" There are some in its folder {names[0]}; sub-folders are not searched." if names else ""
 
 
-def _named_as(images: dict[str, Path], labels: dict[str, Path], folder: PathLike) -> dict[str, Path]:
-    """Labels by the names of their images, from which theirs may differ in Unicode's form: macOS takes letters apart.
+def _holds_raster(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(name.lower().endswith(RASTER_SUFFIXES) for name in os.listdir(folder))
+    return False
 
-    Raises:
-        UserError: there are labels, and none has the name of an image.
-    """
+
+def _named_as(images: dict[str, Path], labels: dict[str, Path]) -> dict[str, Path]:
+    """Labels by their images' names, from which theirs may differ in Unicode's form: macOS takes letters apart."""
     forms = {unicodedata.normalize("NFC", case): case for case in images}
     meant = {name: forms.get(unicodedata.normalize("NFC", name), name) for name in labels}
-    found = {name if name in images or meant[name] in labels else meant[name]: path for name, path in labels.items()}
-    if found and not found.keys() & images.keys():
-        label, image = (next(iter(files.values())).name for files in (labels, images))
-        raise UserError(f"no label in {folder} has the name of an image: a label is called {label}, an image {image}; "
-                        "name each label as its image is named.")
-    return found
+    return {name if name in images or meant[name] in labels else meant[name]: path for name, path in labels.items()}
 
 
 def _unpaired(labels: dict[str, Path], images: dict[str, Path], folder: PathLike | None) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-from monai.config import KeysCollection
 from monai.transforms import AdjustContrast, RandAdjustContrastd
 from torch import Tensor
 
@@ -12,23 +11,19 @@ __all__ = ["RandContrastd"]
 
 
 class RandContrastd(RandAdjustContrastd):
-    """MONAI's ``RandAdjustContrastd`` on plain tensors: the same draws, the same values.
+    """MONAI's ``RandAdjustContrastd`` on plain tensors ``(C, *spatial)``: the same draws, the same values.
 
     MONAI's asks the host for the range of an image's values. Where scans lie on a GPU (``cache_on_device``) it would
-    wait there for all that the step in front has queued.
+    wait there for all that the step in front has queued. With ``invert_image`` or ``retain_stats`` it is MONAI's.
 
     Args:
-        keys: images ``(C, *spatial)``.
-        prob: share of the images that are changed.
-        gamma: least and largest exponent; it is drawn uniformly between both.
-        allow_missing_keys: whether an item may lack a key.
+        args, kwargs: those of ``RandAdjustContrastd``.
     """
 
-    def __init__(
-        self, keys: KeysCollection, prob: float, gamma: Sequence[float], allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, prob, gamma, allow_missing_keys=allow_missing_keys)
-        self.adjuster.adjust_contrast = _Contrast(1.0)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not (self.adjuster.invert_image or self.adjuster.retain_stats):
+            self.adjuster.adjust_contrast = _Contrast(1.0)
 
 
 class _Contrast(AdjustContrast):

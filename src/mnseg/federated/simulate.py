@@ -129,6 +129,8 @@ def _require_free_keys(overrides: Mapping[str, Any]) -> None:
     for key in overrides:
         if key in OWN_KEYS:
             raise UserError(f"{key} is set by the federation for every site: leave --{key} out.")
+        if key == "max_minutes":  # a checkpoint within a round belongs to no state of the federation
+            raise UserError("max_minutes ends a training of its own, no federation: leave --max_minutes out.")
 
 
 def _with_federated(files: list[Path]) -> list[Path]:

@@ -19,7 +19,7 @@ STOPPED = 75  # the exit code of "try again later" (sysexits.h), by which a scri
 
 
 class TimeLimitHandler:
-    """Behind the first epoch that ends later than ``minutes`` after the process's start: save, and leave Python.
+    """Behind the first epoch that ends later than ``minutes`` after mnseg was imported: save, and leave Python.
 
     ignite's ``TimeLimit`` ends a run within an epoch, of which a continued run knows nothing, and as if it were done.
     Attach it behind ``CheckpointHandler``.
@@ -29,7 +29,8 @@ class TimeLimitHandler:
         minutes: of this start, with reading and caching the scans; None: no limit.
 
     Raises:
-        SystemExit: when the time is over, with ``STOPPED``; never behind the last epoch.
+        SystemExit: when the time is over, with ``STOPPED``; never behind the last epoch. Of several processes torchrun
+            makes its own exit code, 1.
     """
 
     def __init__(self, training_state: TrainingState, minutes: float | None = None) -> None:
@@ -52,4 +53,5 @@ class TimeLimitHandler:
                 "stopped behind epoch %d of %d, as max_minutes is %g: the same command goes on",
                 engine.state.epoch, engine.state.max_epochs, self.minutes,
             )  # fmt: skip
+        gather(None)  # the launcher ends all processes when the first one leaves: not while one of them writes
         raise SystemExit(STOPPED)
