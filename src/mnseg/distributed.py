@@ -5,6 +5,7 @@ Started by torchrun and ``multi_gpu_train.json``. Everything here does nothing i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -32,6 +33,7 @@ __all__ = [
     "start_process_group",
     "stop_process_group",
     "unwrap",
+    "without_exchange",
 ]
 
 T = TypeVar("T")
@@ -146,6 +148,13 @@ def handlers_of_this_process(handlers: Sequence[Any]) -> list[Any]:
 def unwrap(network: nn.Module) -> nn.Module:
     """The network inside ``DistributedDataParallel``, whose state dict has no ``module.`` in its names."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def without_exchange(network: nn.Module, wanted: bool) -> contextlib.AbstractContextManager:
+    """Where gradients of all parts of a batch but the last add up, before processes exchange them."""
+    if wanted and isinstance(network, nn.parallel.DistributedDataParallel):
+        return network.no_sync()
+    return contextlib.nullcontext()
 
 
 def share_buffers(networks: Sequence[nn.Module]) -> None:

@@ -125,7 +125,8 @@ RULES: dict[str, Rule] = {
     "learning_rate_final": _number(0),
     "weight_decay": _number(0),
     "max_grad_norm": _or_null(_number(0, open_low=True)),
-    "micro_batch_size": _or_null(_whole(1)),
+    "micro_batch_size": _or_null((lambda value: value == "auto" or (_is_whole(value) and value >= 1),
+                                  "a whole number of at least 1, or auto")),  # fmt: skip
     "ema_momentum": _or_null(_number(0, 1, open_low=True, open_high=True)),
     "w_ce": _number(0),
     "w_kl": _number(0),
@@ -160,8 +161,8 @@ RULES: dict[str, Rule] = {
     "rotation": _number(0, 180),
     "embedding_cache_gb": _number(0),
     **dict.fromkeys(
-        ("resume", "lite", "restart", "channels_last", "keep_freed_memory", "ema_teacher", "allow_empty_unlabeled",
-         "pretrained", "slice_checkpoint", "cache_on_device"),
+        ("resume", "lite", "restart", "channels_last", "cudnn_benchmark", "keep_freed_memory", "ema_teacher",
+         "allow_empty_unlabeled", "pretrained", "slice_checkpoint", "cache_on_device"),
         SWITCH,
     ),
 }

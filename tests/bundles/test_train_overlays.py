@@ -76,6 +76,16 @@ def test_channels_last_is_a_layout_and_no_other_network(data, tmp_path):
         assert value.is_contiguous() and torch.equal(value, network.state_dict()[name])
 
 
+def test_cudnn_looks_for_its_fastest_algorithm_only_when_asked(data, tmp_path, monkeypatch):
+    for asked in (True, False):
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", not asked)
+        workflow(settings(data, tmp_path, cudnn_benchmark=asked))
+        assert torch.backends.cudnn.benchmark is asked
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    workflow(settings(data, tmp_path))
+    assert torch.backends.cudnn.benchmark is False
+
+
 @pytest.mark.parametrize(("name", "times"), [("higher_rates", 2), ("lower_rates", 0.5)])
 def test_rates_are_multiples_of_the_recipe_and_leave_the_sampling(name, times, data, tmp_path):
     own = settings(data, tmp_path / name, stage_1_epochs=1, stage_2_epochs=4, learning_rate=0.002)

@@ -46,7 +46,7 @@ def test_weights_reach_their_losses(parser):
 
 def test_settings_reach_trainer_and_handlers(parser):
     trainer = content(parser, "train::trainer")
-    assert (trainer.max_grad_norm, trainer.micro_batch_size, trainer.slice_stride) == (5, 3, 2)
+    assert (trainer.max_grad_norm, trainer.micro_batches["3d"].size, trainer.slice_stride) == (5, 3, 2)
     assert trainer.mix.share == 0.25
     sampling, rates = handler(parser, "LRGSamplingHandler"), handler(parser, "TwoStageLRHandler")
     assert (sampling.min_labeled, sampling.lr_final) == (2, 1e-6)

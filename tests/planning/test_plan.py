@@ -14,6 +14,7 @@ from mnseg.data.phantom import write_phantom_dataset
 from mnseg.planning.estimate import Measured, kinds_of, parts_of_training
 from mnseg.planning.measure import UNLABELED, VALIDATION, memory_of_all
 from mnseg.planning.schedule import EpochWork
+from mnseg.planning.step_memory import AT_LEAST
 from one_thread import one_thread
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,3 +161,22 @@ def test_memory_is_counted_without_a_step(data, tmp_path, capsys):
     assert list(found) == ["both networks, b_u 0", "3D student, b_u 0", "3D student, b_u 3", "2D student, b_u 0",
                            "2D student, b_u 3", "validation, 3D", "validation, 2D"]  # fmt: skip
     assert all(f"{name:28}" in out for name in found) and min(found.values()) > 1
+
+
+def test_of_patches_that_may_pass_one_by_one_the_least_memory_is_counted_too(data, tmp_path, capsys):
+    """`micro_batch_size auto`: what the batch takes at once, and what a GPU must hold."""
+    small = ["--model_2d", "segformer-tiny-random", "--pretrained", "False", "--finetuning", "whole",
+             "--network_def#features", "[2,2,4,4,8,2]", "--patch_size", "[32,32,32]", "--batch_size=4",
+             "--stage_1_epochs", "2", "--stage_2_epochs", "8"]  # fmt: skip
+    found = []
+    for more in (["--micro_batch_size", "auto"], ["--micro_batch_size", "1", "--sw_batch_size", "1"]):
+        where = ["--dataset_dir", str(data), "--run_dir", str(tmp_path / "run"), "--json", str(tmp_path / "plan.json")]
+        assert main(["plan", "--memory", "--config_file", f"['{TRAIN}','{PHANTOM}']", *where, *small, *more]) == 0
+        found.append(json.loads((tmp_path / "plan.json").read_text())["memory_mib"])
+    said = capsys.readouterr().out
+    assert said.count("at least: where a GPU's memory ends") == 1
+    auto, one = found
+    assert {f"{name}{AT_LEAST}": pytest.approx(mib, rel=1e-6) for name, mib in one.items()} == {
+        name: mib for name, mib in auto.items() if name.endswith(AT_LEAST)
+    }
+    assert all(auto[name] > 1.5 * mib for name, mib in one.items() if "student" in name)

@@ -6,6 +6,7 @@ top, as on the command line: what a clinician sees is what ``python -m monai.bun
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -19,6 +20,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from lib.errors import RequestError
+from mnseg.engines.micro_batches import halve_where_memory_ends
 from mnseg.errors import UserError
 
 __all__ = ["Prediction", "Predictor"]
@@ -121,19 +123,26 @@ class Predictor:
         return self.scans.find_faults([image], self.in_channels).get(image, "")
 
     def _run_network(self, image: MetaTensor) -> MetaTensor:
+        """Logits ``(K, H, W, D)``; where a GPU's memory ends, which a training may share, with less of it."""
         batch = image[None].to(self.device)
-        try:
+
+        def run(sw_batch_size: int) -> MetaTensor:
+            self._inferer.sw_batch_size = sw_batch_size
             return self._inferer(batch, self._network)[0].float()
-        except torch.OutOfMemoryError:
-            if getattr(self._inferer, "device", None) == torch.device("cpu") or self.device.type == "cpu":
-                raise
-        # Behind the except clause, in which the error's traceback still holds what the failed attempt had computed. The
-        # windows fit, the whole volume's scores do not: put those together in the computer's memory.
-        torch.cuda.empty_cache()
-        logger.warning("not enough GPU memory for the scores of a volume of %s; they are kept outside",
-                       tuple(image.shape))
-        self._inferer.device = torch.device("cpu")
-        return self._inferer(batch, self._network)[0].float()
+
+        size = self._inferer.sw_batch_size
+        if self.device.type == "cpu":
+            return run(size)
+        if getattr(self._inferer, "device", None) != torch.device("cpu"):
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return run(size)
+            # Behind the error, whose traceback holds what the failed attempt had computed. Often the windows fit and
+            # the whole volume's scores do not: put those together in the computer's memory.
+            torch.cuda.empty_cache()
+            logger.warning("not enough GPU memory for the scores of a volume of %s; they are kept outside",
+                           tuple(image.shape))
+            self._inferer.device = torch.device("cpu")
+        return halve_where_memory_ends(run, size, "windows (sw_batch_size)")
 
 
 def _parser(version: Any, bundle_dir: Path, openvino: bool, bfloat16: bool) -> ConfigParser:

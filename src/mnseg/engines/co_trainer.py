@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections import Counter
@@ -16,9 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from mnseg.distributed import gather, share_buffers, unwrap
+from mnseg.distributed import gather, share_buffers, unwrap, without_exchange
+from mnseg.engines.micro_batches import MicroBatches
 from mnseg.engines.mixing import BoxMix
 from mnseg.engines.precision import amp_dtype_of, prepare_for
+from mnseg.engines.slice_draw import draw_slices
 from mnseg.engines.soundness import (
     NonFiniteLossError,
     clip_gradient,
@@ -71,9 +72,10 @@ class CoTrainer(SupervisedTrainer):
             stays as it is.
         teacher_3d: network that teaches in place of ``network``, say its moving average.
         micro_batch_size: at most so many patches pass a network at once; gradients are accumulated over the rest.
-            None: the whole batch at once. Cross-entropy and divergence do not change by it (with ``max_entropy`` the
-            divergence does: each part is a mean over its own certain voxels), the Dice terms are then sums over
-            each part.
+            None: the whole batch at once; "auto": the whole batch, and where a GPU's memory ends fewer patches from
+            then on, as many as each network needs (of several processes: the whole batch). Cross-entropy and
+            divergence do not change by it (with ``max_entropy`` the divergence does: each part is a mean over its own
+            certain voxels), the Dice terms are then sums over each part.
         slice_stride: the 2D network learns from every so many-th slice of a patch, with a random offset each step; as a
             teacher it always sees all slices. Neighboring slices are much alike, so that its gradient hardly changes
             while its step costs ``slice_stride`` times less. 1: all slices (the paper).
@@ -102,7 +104,7 @@ class CoTrainer(SupervisedTrainer):
         loss: CoTrainingLoss | None = None,
         roles: Literal["alternate", "fixed_teacher", "mean_teacher", "joint_teacher", "distillation"] = "alternate",
         teacher_3d: nn.Module | None = None,
-        micro_batch_size: int | None = None,
+        micro_batch_size: int | Literal["auto"] | None = None,
         slice_stride: int = 1,
         mix: BoxMix | None = None,
         amp_dtype: str | None = None,
@@ -110,7 +112,7 @@ class CoTrainer(SupervisedTrainer):
         epoch_length: int | None = None,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
-        _check_settings(max_epochs, stage_1_epochs, roles, micro_batch_size)
+        _check_settings(max_epochs, stage_1_epochs, roles)
         if roles == "mean_teacher" and teacher_3d in (None, unwrap(network)):
             raise UserError("roles 'mean_teacher' needs an average: set ema_momentum (say 0.01) and ema_teacher true.")
         if roles == "distillation" and teacher_3d in (None, unwrap(network)):
@@ -134,7 +136,7 @@ class CoTrainer(SupervisedTrainer):
         self.teachers = {"3d": unwrap(network if teacher_3d is None else teacher_3d), "2d": unwrap(network_2d)}
         self.loss = self.loss_function
         self.roles = roles
-        self.micro_batch_size = micro_batch_size
+        self.micro_batches = {key: _micro_batches(micro_batch_size, key, part) for key, part in self.networks.items()}
         self.slice_stride = slice_stride
         self.mix = mix
         self.amp_dtype = amp_dtype_of(amp_dtype, self.state.device)
@@ -196,10 +198,6 @@ class CoTrainer(SupervisedTrainer):
             self.state.unlabeled_seen += joint_count(num_unlabeled, image.device)
         return losses
 
-    def _chunks(self, total: int) -> list[slice]:
-        size = self.micro_batch_size or total
-        return [slice(start, min(start + size, total)) for start in range(0, total, size)]
-
     def _pseudo_labels(self, teachers: Sequence[Role], image: Tensor) -> Tensor | None:
         """Mean of the teachers' pseudo-labels ``(b_u, K, H, W, D)``; None where there is nothing to teach."""
         if not len(image):
@@ -210,36 +208,30 @@ class CoTrainer(SupervisedTrainer):
     def _teach(self, name: str, image: Tensor) -> Tensor:
         """Soft pseudo-labels ``(b_u, K, H, W, D)`` (Eq. 2 and 7)."""
         teacher = self.teachers[name].eval()
-        with self.autocast():
-            parts = [teacher(image[chunk]) for chunk in self._chunks(image.shape[0])]
-        return torch.cat(parts).float().softmax(dim=1)
+
+        def predict(parts: Sequence[slice]) -> Tensor:
+            with self.autocast():
+                return torch.cat([teacher(image[part]) for part in parts]).float().softmax(dim=1)
+
+        return self.micro_batches[name].run(predict, image.shape[0])
 
     def _update(
         self, name: str, image: Tensor, label: Tensor, pseudo: Tensor | None, ignored: Tensor | None = None
     ) -> dict[str, float]:
         """One optimizer step of one network (Eq. 6 and 9); returns its losses."""
         network, optimizer, scaler = self.networks[name].train(), self.optimizers[name], self.scalers[name]
-        optimizer.zero_grad(set_to_none=True)
-        batch_size, b_l = image.shape[0], label.shape[0]
-        sums: dict[str, Tensor] = {}
-        counts: Counter[str] = Counter()
-        slices = self._draw_slices(unwrap(network), image) if name == "2d" else {}
+        slices = draw_slices(unwrap(network), image, self.slice_stride) if name == "2d" else {}
         if slices:
             label, pseudo = (
                 None if part is None else part.index_select(2 + slices["axis"], slices["positions"])
                 for part in (label, pseudo)
             )
-        for chunk in self._chunks(batch_size):
-            part_label = label[chunk.start : min(chunk.stop, b_l)]
-            part_ignored = None if ignored is None else ignored[chunk.start : chunk.start + len(part_label)]
-            part_pseudo = None if pseudo is None else pseudo[max(chunk.start - b_l, 0) : max(chunk.stop - b_l, 0)]
-            with _without_exchange(network, chunk.stop < batch_size):
-                with self.autocast():
-                    logits = network(image[chunk], **slices)
-                loss = self.loss(logits, part_label, part_pseudo, part_ignored)
-                share = (chunk.stop - chunk.start) / batch_size
-                scaler.scale(loss.total * share).backward()
-            _accumulate(sums, counts, loss)
+
+        def gradients(parts: Sequence[slice]) -> tuple[dict[str, Tensor], Counter[str]]:
+            optimizer.zero_grad(set_to_none=True)
+            return self._gradients(name, parts, image, label, pseudo, ignored, slices)
+
+        sums, counts = self.micro_batches[name].run(gradients, image.shape[0])
         scaler.unscale_(optimizer)
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         norm = clip_gradient(parameters, self.max_grad_norm)
@@ -249,18 +241,26 @@ class CoTrainer(SupervisedTrainer):
         scaler.update()
         return {f"loss_{kind}_{name}": found[kind] / count for kind, count in counts.items()}
 
-    def _draw_slices(self, network: nn.Module, image: Tensor) -> dict[str, Any]:
-        """What of a patch the 2D network learns from in this step; empty: from all of it.
-
-        One of its axes, and along that every ``slice_stride``-th slice, from an offset that is drawn anew.
-        """
-        axes = getattr(network, "slice_axes", ())  # a second 3D network has none
-        if not axes or (len(axes) == 1 and self.slice_stride == 1):
-            return {}
-        axis = axes[int(torch.randint(len(axes), ()))] if len(axes) > 1 else axes[0]
-        depth = image.shape[2 + axis]
-        offset = int(torch.randint(min(self.slice_stride, depth), ())) if self.slice_stride > 1 else 0
-        return {"axis": axis, "positions": torch.arange(offset, depth, self.slice_stride, device=image.device)}
+    def _gradients(
+        self, name: str, parts: Sequence[slice], image: Tensor, label: Tensor, pseudo: Tensor | None,
+        ignored: Tensor | None, slices: Mapping[str, Any],
+    ) -> tuple[dict[str, Tensor], Counter[str]]:  # fmt: skip
+        """Add up the gradients of a batch's parts; returns its losses, each times its patches, and these numbers."""
+        network, batch_size, b_l = self.networks[name], image.shape[0], label.shape[0]
+        sums: dict[str, Tensor] = {}
+        counts: Counter[str] = Counter()
+        for part in parts:
+            part_label = label[part.start : min(part.stop, b_l)]
+            part_ignored = None if ignored is None else ignored[part.start : part.start + len(part_label)]
+            part_pseudo = None if pseudo is None else pseudo[max(part.start - b_l, 0) : max(part.stop - b_l, 0)]
+            with without_exchange(network, part.stop < batch_size):
+                with self.autocast():
+                    logits = network(image[part], **slices)
+                loss = self.loss(logits, part_label, part_pseudo, part_ignored)
+                share = (part.stop - part.start) / batch_size
+                self.scalers[name].scale(loss.total * share).backward()
+            _accumulate(sums, counts, loss)
+        return sums, counts
 
     def _fetch(self, scalars: Mapping[str, Tensor]) -> dict[str, float]:
         """What a step looks at, all at once; the only place where the host waits for the device."""
@@ -283,13 +283,6 @@ class CoTrainer(SupervisedTrainer):
         )
 
 
-def _without_exchange(network: nn.Module, wanted: bool) -> contextlib.AbstractContextManager:
-    """Gradients of all parts of a batch but the last add up where they are, before processes exchange them."""
-    if wanted and isinstance(network, nn.parallel.DistributedDataParallel):
-        return network.no_sync()
-    return contextlib.nullcontext()
-
-
 def _accumulate(sums: dict[str, Tensor], counts: Counter[str], loss: LossParts) -> None:
     """Add the parts of a loss, each times its patches, where they are computed."""
     for kind, part, number in (
@@ -300,10 +293,14 @@ def _accumulate(sums: dict[str, Tensor], counts: Counter[str], loss: LossParts) 
             counts[kind] += number
 
 
-def _check_settings(max_epochs: int, stage_1_epochs: int, roles: str, micro_batch_size: int | None) -> None:
+def _micro_batches(size: int | str | None, name: str, network: nn.Module) -> MicroBatches:
+    """Of one of the networks; processes that wait for each other's gradients cannot each take parts of their own."""
+    alone = not isinstance(network, nn.parallel.DistributedDataParallel)
+    return MicroBatches(size if alone or size != "auto" else None, f"patches in the {name.upper()} network")
+
+
+def _check_settings(max_epochs: int, stage_1_epochs: int, roles: str) -> None:
     if not 0 <= stage_1_epochs <= max_epochs:
         raise UserError(f"stage_1_epochs is {stage_1_epochs}; it must lie between 0 and max_epochs ({max_epochs}).")
     if roles not in ROLES:
         raise UserError(f"roles is '{roles}'; it must be one of {', '.join(ROLES)}.")
-    if micro_batch_size is not None and micro_batch_size < 1:
-        raise UserError(f"micro_batch_size is {micro_batch_size}; it must be at least 1, or null for the whole batch.")

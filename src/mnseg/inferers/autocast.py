@@ -10,6 +10,7 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from mnseg.engines.micro_batches import halve_where_memory_ends
 from mnseg.engines.precision import amp_dtype_of
 
 __all__ = ["AutocastInferer"]
@@ -18,7 +19,8 @@ __all__ = ["AutocastInferer"]
 class AutocastInferer(SlidingWindowInferer):
     """Windows are computed under ``torch.autocast`` and put together in float32; the network is used as it is.
 
-    For validation while training: a network computes as it does when it teaches, and no copy of it is prepared.
+    For validation while training: a network computes as it does when it teaches, and no copy of it is prepared. Where
+    a GPU's memory ends fewer windows pass the network at once from then on: the answer does not depend on it.
 
     Args:
         amp_dtype: as the trainer's: None (MONAI's inferer), "bfloat16", "float16" or "auto".
@@ -36,12 +38,15 @@ class AutocastInferer(SlidingWindowInferer):
             UserError: for an ``amp_dtype`` of another name.
         """
         dtype = amp_dtype_of(self.amp_dtype, inputs.device)
-        if dtype is None:
-            return super().__call__(inputs, network, *args, **kwargs)
+        predict = super().__call__
 
         def run(windows: Tensor, *rest: Any, **named: Any) -> Any:
             with torch.autocast(windows.device.type, dtype):
                 found = network(windows, *rest, **named)
             return tree_map(lambda part: part.float() if part.is_floating_point() else part, found)
 
-        return super().__call__(inputs, run, *args, **kwargs)
+        def sized(sw_batch_size: int) -> Any:
+            self.sw_batch_size = sw_batch_size
+            return predict(inputs, network if dtype is None else run, *args, **kwargs)
+
+        return halve_where_memory_ends(sized, self.sw_batch_size, "windows (sw_batch_size)")

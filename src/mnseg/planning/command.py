@@ -63,10 +63,13 @@ def run_plan(args: argparse.Namespace) -> int:
 
 def _counted(files: Sequence[str] | str, overrides: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """What ``--memory`` finds: numbers and text."""
-    from mnseg.planning.step_memory import count_training_memory
+    from mnseg.planning.step_memory import AT_LEAST, count_training_memory
 
     found = count_training_memory(files, overrides)
-    lines = [f"{name:28} {mib / 1024:8.2f} GiB" for name, mib in found.items()]
+    width = max(28, *map(len, found))
+    lines = [f"{name:{width}} {mib / 1024:8.2f} GiB" for name, mib in found.items()]
+    if any(name.endswith(AT_LEAST) for name in found):
+        lines.append("at least: where a GPU's memory ends, micro_batch_size auto passes down to one patch at once")
     lines.append("weights, optimizers, batch, activations and gradients; what a GPU's libraries need is not in it")
     return {"memory_mib": found}, "\n".join(lines)
 

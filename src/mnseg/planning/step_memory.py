@@ -16,7 +16,9 @@ from mnseg.planning.live_memory import LiveMemory, without_data
 from mnseg.planning.steps import Kind
 from mnseg.planning.training import open_training, read_training
 
-__all__ = ["count_step_memory", "count_training_memory"]
+__all__ = ["AT_LEAST", "count_step_memory", "count_training_memory"]
+
+AT_LEAST = ", at least"
 
 FROM_ELSEWHERE = ("_target_", "train_data_loader", "train_handlers", "epoch_length")
 
@@ -63,15 +65,16 @@ def count_training_memory(config_file: Sequence[str] | str, overrides: Mapping[s
 def count_step_memory(parser: ConfigParser, kinds: Sequence[Kind]) -> dict[str, float]:
     """Most MiB of tensors at once: weights, optimizers, batch, activations, gradients.
 
-    Not in it: what an operator needs inside
-    itself, memory that an allocator holds but does not use, and scans cached in main memory.
+    Not in it: what an operator needs inside itself, memory that an allocator holds but does not use, and scans cached
+    in main memory.
 
     Args:
         parser: of train.json and overlays, initialized with ``device`` "cpu"; its networks lose their data.
         kinds: of steps.
 
     Returns:
-        by kind, and for the windows of a validation volume that pass a network at once.
+        by kind, and for the windows of a validation volume that pass a network at once; where ``micro_batch_size`` is
+        "auto" also with one patch and one window at a time, named so with ``AT_LEAST``.
     """
     get = parser.get_parsed_content
     settings = {key: get(f"train::trainer::{key}") for key in parser["train"]["trainer"]
@@ -87,9 +90,17 @@ def count_step_memory(parser: ConfigParser, kinds: Sequence[Kind]) -> dict[str, 
         logging.disable(silenced)
         with memory:
             trainer.start_optimizers()
-        found = {kind.name: _peak_of_step(memory, trainer, kind, batch_size, shape) for kind in kinds}
-        for name in ("3D", "2D"):
-            found[f"validation, {name}"] = _peak_of_windows(memory, networks[name], get("sw_batch_size"), shape)
+
+        def peaks(windows: int, suffix: str = "") -> dict[str, float]:
+            steps = {kind.name + suffix: _peak_of_step(memory, trainer, kind, batch_size, shape) for kind in kinds}
+            return steps | {f"validation, {name}{suffix}": _peak_of_windows(memory, networks[name], windows, shape)
+                            for name in ("3D", "2D")}  # fmt: skip
+
+        found = peaks(get("sw_batch_size"))
+        if settings["micro_batch_size"] == "auto":
+            for parts in trainer.micro_batches.values():
+                parts.size = 1
+            found |= peaks(1, AT_LEAST)
     return found
 
 

@@ -1,0 +1,90 @@
+"""How many patches pass a network at once, and what happens where memory does not hold them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from mnseg.errors import UserError
+
+__all__ = ["MicroBatches", "halve_where_memory_ends"]
+
+logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
+
+
+class MicroBatches:
+    """Parts of a batch that pass a network one after the other.
+
+    Args:
+        size: patches of a part; None: the whole batch; "auto": the whole batch, and half as many from then on, again
+            and again, where a GPU's memory ends.
+        what: passes at once, for the warning.
+
+    Raises:
+        UserError: for another size.
+    """
+
+    def __init__(self, size: int | str | None, what: str = "patches") -> None:
+        whole = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+        if not (whole or size in (None, "auto")):
+            raise UserError(
+                f"micro_batch_size is {size}; it must be at least 1, or null for the whole batch, or auto for as much "
+                "of it as the memory holds."
+            )
+        self.may_halve = size == "auto"
+        self.size = size if whole else None
+        self.what = what
+
+    def parts(self, total: int) -> list[slice]:
+        """Where in a batch of ``total`` patches each part lies."""
+        size = self.size or max(total, 1)
+        return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+    def run(self, compute: Callable[[list[slice]], Found], total: int) -> Found:
+        """``compute(parts)``; with "auto" once more with smaller parts as often as memory does not suffice.
+
+        Args:
+            compute: begins anew each time that it is called.
+            total: patches of the batch.
+
+        Raises:
+            torch.OutOfMemoryError: with one patch at a time, or without "auto".
+        """
+
+        def sized(size: int) -> Found:
+            if size < total:
+                self.size = size
+            return compute(self.parts(total))
+
+        size = min(self.size or total, total)
+        return halve_where_memory_ends(sized, size, f"{self.what} (micro_batch_size)", self.may_halve)
+
+
+def halve_where_memory_ends(compute: Callable[[int], Found], size: int, what: str, allowed: bool = True) -> Found:
+    """``compute(size)``, and with half of it, rounded up, as long as a GPU's memory does not suffice.
+
+    Args:
+        compute: begins anew each time that it is called.
+        size: at least 1.
+        what: passes at once, for the warning.
+        allowed: False: once.
+
+    Raises:
+        torch.OutOfMemoryError: with a size of 1.
+    """
+    while True:
+        try:
+            return compute(size)
+        except torch.OutOfMemoryError:
+            if not allowed or size <= 1:
+                raise
+        # Behind the handler: as long as the error lives, so do the tensors of the frames that it went through.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning("the GPU's memory holds fewer than %d %s: %d at once from here on", size, what, (size + 1) // 2)
+        size = (size + 1) // 2
