@@ -103,6 +103,31 @@ def test_a_teacher_alone_may_be_too_large(co_training):
     assert torch.allclose(found, run.f.convolution(image).softmax(1), atol=1e-6)
 
 
+@pytest.mark.parametrize("words", [
+    "GET was unable to find an engine to execute this computation", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+])  # fmt: skip
+def test_the_words_of_the_libraries_of_a_gpu_count_as_well(words):
+    def compute(size):
+        if size > 2:
+            raise RuntimeError(words)
+        return size
+
+    assert halve_where_memory_ends(compute, 5, "patches") == 2
+
+
+def test_other_errors_are_raised_at_once():
+    tried = []
+
+    def compute(size):
+        tried.append(size)
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        halve_where_memory_ends(compute, 5, "patches")
+    assert tried == [5]
+
+
 @pytest.mark.parametrize(("size", "most"), [("auto", 0), (None, 2), (3, 2)])
 def test_memory_that_holds_no_patch_or_not_what_was_asked_for_ends_the_training(co_training, size, most):
     with pytest.raises(torch.OutOfMemoryError):

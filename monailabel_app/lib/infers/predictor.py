@@ -6,7 +6,6 @@ top, as on the command line: what a clinician sees is what ``python -m monai.bun
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -20,7 +19,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from lib.errors import RequestError
-from mnseg.engines.micro_batches import halve_where_memory_ends
+from mnseg.engines.micro_batches import halve_where_memory_ends, is_short_of_memory
 from mnseg.errors import UserError
 
 __all__ = ["Prediction", "Predictor"]
@@ -134,8 +133,11 @@ class Predictor:
         if self.device.type == "cpu":
             return run(size)
         if getattr(self._inferer, "device", None) != torch.device("cpu"):
-            with contextlib.suppress(torch.OutOfMemoryError):
+            try:
                 return run(size)
+            except RuntimeError as error:
+                if not is_short_of_memory(error):
+                    raise
             # Behind the error, whose traceback holds what the failed attempt had computed. Often the windows fit and
             # the whole volume's scores do not: put those together in the computer's memory.
             torch.cuda.empty_cache()

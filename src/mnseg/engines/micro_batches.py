@@ -10,11 +10,16 @@ import torch
 
 from mnseg.errors import UserError
 
-__all__ = ["MicroBatches", "halve_where_memory_ends"]
+__all__ = ["MicroBatches", "halve_where_memory_ends", "is_short_of_memory"]
 
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
+
+# How a GPU's libraries say that there is no memory for them; cuDNN says the first of a convolution that it does not
+# know, too, and does so again with one patch.
+NO_MEMORY = ("unable to find an engine to execute this computation", "CUDNN_STATUS_ALLOC_FAILED",
+             "CUBLAS_STATUS_ALLOC_FAILED")  # fmt: skip
 
 
 class MicroBatches:
@@ -53,7 +58,8 @@ class MicroBatches:
             total: patches of the batch.
 
         Raises:
-            torch.OutOfMemoryError: with one patch at a time, or without "auto".
+            RuntimeError: what ``compute`` raises, where there is no memory (``torch.OutOfMemoryError``) with one patch
+                at a time, or without "auto".
         """
 
         def sized(size: int) -> Found:
@@ -63,6 +69,11 @@ class MicroBatches:
 
         size = min(self.size or total, total)
         return halve_where_memory_ends(sized, size, f"{self.what} (micro_batch_size)", self.may_halve)
+
+
+def is_short_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory did not suffice, by torch's error or by one of its libraries' words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def halve_where_memory_ends(compute: Callable[[int], Found], size: int, what: str, allowed: bool = True) -> Found:
@@ -75,13 +86,13 @@ def halve_where_memory_ends(compute: Callable[[int], Found], size: int, what: st
         allowed: False: once.
 
     Raises:
-        torch.OutOfMemoryError: with a size of 1.
+        RuntimeError: what ``compute`` raises, where there is no memory (``torch.OutOfMemoryError``) with a size of 1.
     """
     while True:
         try:
             return compute(size)
-        except torch.OutOfMemoryError:
-            if not allowed or size <= 1:
+        except RuntimeError as error:
+            if not allowed or size <= 1 or not is_short_of_memory(error):
                 raise
         # Behind the handler: as long as the error lives, so do the tensors of the frames that it went through.
         if torch.cuda.is_available():
