@@ -62,7 +62,7 @@ def _short_of_memory(error: BaseException | None) -> str | None:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
             return (
                 f"the memory does not suffice ({first}): take a smaller patch, image or batch (co-training: "
-                "micro_batch_size auto, sw_batch_size, slice_chunk; `mnseg plan --memory` tells what a step takes)."
+                "micro_batch_size 1 or auto, sw_batch_size, slice_chunk; `mnseg plan --memory` counts)."
             )
         error = error.__cause__ or error.__context__
     return None

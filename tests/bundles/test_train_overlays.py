@@ -77,16 +77,16 @@ def test_channels_last_is_a_layout_and_no_other_network(data, tmp_path):
 
 
 @pytest.mark.parametrize(("stages", "found"), [
-    ({}, (12, 57, 104)), ({"stage_1_epochs": 500, "stage_2_epochs": 3500}, (50, 500, 800)),
-    ({"stage_1_epochs": 0, "stage_2_epochs": 3}, (0, 1, 1)),
+    ({}, (12, 57)), ({"stage_1_epochs": 500, "stage_2_epochs": 3500}, (50, 500)),
+    ({"stage_1_epochs": 0, "stage_2_epochs": 3}, (0, 1)),
 ])  # fmt: skip
 def test_the_rest_of_the_best_recipe_follows_its_length(stages, found, data, tmp_path):
-    """Warm-up, refresh and validation are shares of it; at the paper's length they are the paper's."""
+    """Warm-up and refresh are shares of it; at the paper's length they are the paper's."""
     recipe = ROOT / "configs/recipes/default.json"
     ours = settings(data, tmp_path)
     named = json.loads(recipe.read_text()).keys() - {"model_2d", "pretrained"}
     parser = workflow({key: ours[key] for key in ours.keys() - named} | stages, recipe).parser
-    assert tuple(parser.get_parsed_content(k) for k in ("warmup_epochs", "refresh_interval", "val_interval")) == found
+    assert tuple(parser.get_parsed_content(k) for k in ("warmup_epochs", "refresh_interval")) == found
     trainer = parser.get_parsed_content("train::trainer")
     assert trainer.micro_batches["3d"].may_halve and trainer.micro_batches["2d"].may_halve
 

@@ -92,6 +92,28 @@ def test_gradients_of_an_attempt_that_failed_halfway_are_dropped(co_training):
     assert run.batches[0].output == pytest.approx(whole.batches[0].output, abs=1e-5)
 
 
+def test_running_statistics_are_not_moved_by_what_failed(co_training):
+    class Normed(Small):
+        def __init__(self, most: int) -> None:
+            super().__init__(most, backward=True)
+            self.norm = nn.BatchNorm3d(1)
+
+        def forward(self, image):
+            return super().forward(self.norm(image))
+
+    def statistics(size, most):
+        torch.manual_seed(3)
+        run = co_training(stage_1=1, stage_2=2, batch_size=4, mode="fixed", num_unlabeled=2,
+                          networks=(Small(99), Normed(most)), micro_batch_size=size)  # fmt: skip
+        run.trainer.run()
+        return run.f.norm.state_dict()
+
+    found, expected = statistics("auto", 1), statistics(1, 99)
+    assert found["num_batches_tracked"] == expected["num_batches_tracked"] == 4 * (2 + 2)
+    assert torch.allclose(found["running_mean"], expected["running_mean"], atol=1e-6)
+    assert torch.allclose(found["running_var"], expected["running_var"], atol=1e-6)
+
+
 def test_a_teacher_alone_may_be_too_large(co_training):
     """In stage 2 a teacher predicts the unlabeled patches alone: fewer than a batch."""
     run = trained(co_training, "auto", most=(99, 99))
@@ -105,7 +127,9 @@ def test_a_teacher_alone_may_be_too_large(co_training):
 
 @pytest.mark.parametrize("words", [
     "GET was unable to find an engine to execute this computation", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "CUDA error: out of memory",
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
 ])  # fmt: skip
 def test_the_words_of_the_libraries_of_a_gpu_count_as_well(words):
     def compute(size):
@@ -144,20 +168,27 @@ def test_processes_that_wait_for_each_other_keep_to_the_whole_batch():
         assert (auto.size, auto.may_halve, three.size, three.may_halve) == (None, may, 3, False)
 
 
-def test_what_was_computed_in_vain_is_freed_before_the_next_attempt():
+@pytest.mark.parametrize("cycle", [False, True])
+def test_what_was_computed_in_vain_is_freed_before_the_next_attempt(monkeypatch, cycle):
+    """Also where an error holds itself, and with it the frames that it went through."""
     held: list[weakref.ref] = []
     alive: list[int] = []
 
     def compute(size):
-        gc.collect()
         alive.append(sum(ref() is not None for ref in held))
         large = torch.zeros(size)
         held.append(weakref.ref(large))
         if size > 2:
-            raise torch.OutOfMemoryError
+            error = torch.OutOfMemoryError()
+            error.itself = error if cycle else None
+            raise error
         return size
 
-    assert halve_where_memory_ends(compute, 9, "patches") == 2
+    gc.disable()
+    try:
+        assert halve_where_memory_ends(compute, 9, "patches") == 2
+    finally:
+        gc.enable()
     assert len(held) == 4 and alive == [0, 0, 0, 0]
 
 
@@ -183,7 +214,7 @@ def test_fewer_windows_pass_at_once_where_memory_ends(caplog):
         found = inferer(image, network)
         network.most = 99
         whole = AutocastInferer(roi_size=(8, 8, 8), sw_batch_size=8, overlap=0.5)(image, network)
-    assert torch.equal(found, whole) or torch.allclose(found, whole, atol=1e-6)
+    assert torch.allclose(found, whole, atol=1e-6)
     assert inferer.sw_batch_size == 2 and network.sizes[:3] == [8, 4, 2]
     assert "windows (sw_batch_size)" in caplog.text
     network.most = 0

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from lib.errors import RequestError
-from mnseg.engines.micro_batches import halve_where_memory_ends, is_short_of_memory
+from mnseg.engines.micro_batches import free_what_failed, halve_where_memory_ends, is_short_of_memory
 from mnseg.errors import UserError
 
 __all__ = ["Prediction", "Predictor"]
@@ -124,27 +124,31 @@ class Predictor:
     def _run_network(self, image: MetaTensor) -> MetaTensor:
         """Logits ``(K, H, W, D)``; where a GPU's memory ends, which a training may share, with less of it."""
         batch = image[None].to(self.device)
+        try:
+            return self._inferer(batch, self._network)[0].float()
+        except RuntimeError as error:
+            if self.device.type == "cpu" or not is_short_of_memory(error):
+                raise
+        # Behind the except clause, in which the error's traceback still holds what the failed attempt had computed.
+        free_what_failed()
+        logger.warning("not enough GPU memory for a volume of %s: its scores are kept outside", tuple(image.shape))
+        return self._run_in_less_memory(batch)
+
+    def _run_in_less_memory(self, batch: MetaTensor) -> MetaTensor:
+        """Scores are put together in the computer's memory, and fewer windows pass at once until they fit."""
+        inferer, names = self._inferer, ("device", "sw_batch_size")
+        before = {name: getattr(inferer, name) for name in names if hasattr(inferer, name)}
 
         def run(sw_batch_size: int) -> MetaTensor:
-            self._inferer.sw_batch_size = sw_batch_size
-            return self._inferer(batch, self._network)[0].float()
+            for name, value in zip(names, (torch.device("cpu"), sw_batch_size), strict=True):
+                if name in before:  # a packed bundle may have an inferer of its own
+                    setattr(inferer, name, value)
+            return inferer(batch, self._network)[0].float()
 
-        size = self._inferer.sw_batch_size
-        if self.device.type == "cpu":
-            return run(size)
-        if getattr(self._inferer, "device", None) != torch.device("cpu"):
-            try:
-                return run(size)
-            except RuntimeError as error:
-                if not is_short_of_memory(error):
-                    raise
-            # Behind the error, whose traceback holds what the failed attempt had computed. Often the windows fit and
-            # the whole volume's scores do not: put those together in the computer's memory.
-            torch.cuda.empty_cache()
-            logger.warning("not enough GPU memory for the scores of a volume of %s; they are kept outside",
-                           tuple(image.shape))
-            self._inferer.device = torch.device("cpu")
-        return halve_where_memory_ends(run, size, "windows (sw_batch_size)")
+        try:
+            return halve_where_memory_ends(run, before.get("sw_batch_size", 1), "windows (sw_batch_size)")
+        finally:
+            vars(inferer).update(before)
 
 
 def _parser(version: Any, bundle_dir: Path, openvino: bool, bfloat16: bool) -> ConfigParser:

@@ -226,8 +226,12 @@ class CoTrainer(SupervisedTrainer):
                 None if part is None else part.index_select(2 + slices["axis"], slices["positions"])
                 for part in (label, pseudo)
             )
+        # An attempt that failed has moved the running statistics of batch norms.
+        before = [buffer.clone() for buffer in network.buffers()] if self.micro_batches[name].may_halve else []
 
         def gradients(parts: Sequence[slice]) -> tuple[dict[str, Tensor], Counter[str]]:
+            for buffer, value in zip(network.buffers(), before, strict=False):
+                buffer.copy_(value)
             optimizer.zero_grad(set_to_none=True)
             return self._gradients(name, parts, image, label, pseudo, ignored, slices)
 
@@ -260,6 +264,7 @@ class CoTrainer(SupervisedTrainer):
                 share = (part.stop - part.start) / batch_size
                 self.scalers[name].scale(loss.total * share).backward()
             _accumulate(sums, counts, loss)
+            del logits, loss  # or they would be held through the next part's pass
         return sums, counts
 
     def _fetch(self, scalars: Mapping[str, Tensor]) -> dict[str, float]:
@@ -295,8 +300,10 @@ def _accumulate(sums: dict[str, Tensor], counts: Counter[str], loss: LossParts) 
 
 def _micro_batches(size: int | str | None, name: str, network: nn.Module) -> MicroBatches:
     """Of one of the networks; processes that wait for each other's gradients cannot each take parts of their own."""
-    alone = not isinstance(network, nn.parallel.DistributedDataParallel)
-    return MicroBatches(size if alone or size != "auto" else None, f"patches in the {name.upper()} network")
+    if size == "auto" and isinstance(network, nn.parallel.DistributedDataParallel):
+        logger.info("micro_batch_size auto: of several processes each passes its whole batch; a number bounds it")
+        size = None
+    return MicroBatches(size, f"patches in the {name.upper()} network")
 
 
 def _check_settings(max_epochs: int, stage_1_epochs: int, roles: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,16 +11,16 @@ import torch
 
 from mnseg.errors import UserError
 
-__all__ = ["MicroBatches", "halve_where_memory_ends", "is_short_of_memory"]
+__all__ = ["MicroBatches", "free_what_failed", "halve_where_memory_ends", "is_short_of_memory"]
 
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
-# How a GPU's libraries say that there is no memory for them; cuDNN says the first of a convolution that it does not
-# know, too, and does so again with one patch.
-NO_MEMORY = ("unable to find an engine to execute this computation", "CUDNN_STATUS_ALLOC_FAILED",
-             "CUBLAS_STATUS_ALLOC_FAILED")  # fmt: skip
+# How CUDA and its libraries say that there is no memory for them. Some say the same of other faults, and say it again
+# with one patch.
+NO_MEMORY = ("CUDA error: out of memory", "unable to find an engine to execute this computation", "_ALLOC_FAILED",
+             "_ALLOCATION_FAILED", "CUDNN_STATUS_NOT_INITIALIZED", "CUBLAS_STATUS_NOT_INITIALIZED")  # fmt: skip
 
 
 class MicroBatches:
@@ -76,6 +77,14 @@ def is_short_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
+def free_what_failed() -> None:
+    """Give back what a failed attempt had on the GPU; its peak is none of what works."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def halve_where_memory_ends(compute: Callable[[int], Found], size: int, what: str, allowed: bool = True) -> Found:
     """``compute(size)``, and with half of it, rounded up, as long as a GPU's memory does not suffice.
 
@@ -95,7 +104,6 @@ def halve_where_memory_ends(compute: Callable[[int], Found], size: int, what: st
             if not allowed or size <= 1 or not is_short_of_memory(error):
                 raise
         # Behind the handler: as long as the error lives, so do the tensors of the frames that it went through.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_what_failed()
         logger.warning("the GPU's memory holds fewer than %d %s: %d at once from here on", size, what, (size + 1) // 2)
         size = (size + 1) // 2
