@@ -66,7 +66,7 @@ def test_where_memory_ends_the_same_step_is_done_in_smaller_parts(co_training, c
     assert set(parts.g.sizes[5:]) == {2, 1}, "and kept"
     said = [record.getMessage() for record in caplog.records]
     assert len([text for text in said if "patches in the 3D network (micro_batch_size)" in text]) == 2
-    assert "fewer than 5 patches in the 2D network (micro_batch_size): 3 at once from here on" in " ".join(said)
+    assert "fewer than 5 patches in the 2D network (micro_batch_size): now 3 at once" in " ".join(said)
 
 
 def test_gradients_of_an_attempt_that_failed_halfway_are_dropped(co_training):
@@ -128,6 +128,7 @@ def test_a_teacher_alone_may_be_too_large(co_training):
 @pytest.mark.parametrize("words", [
     "GET was unable to find an engine to execute this computation", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "CUDA error: out of memory",
+    "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED.",
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
 ])  # fmt: skip

@@ -20,7 +20,8 @@ Found = TypeVar("Found")
 # How CUDA and its libraries say that there is no memory for them. Some say the same of other faults, and say it again
 # with one patch.
 NO_MEMORY = ("CUDA error: out of memory", "unable to find an engine to execute this computation", "_ALLOC_FAILED",
-             "_ALLOCATION_FAILED", "CUDNN_STATUS_NOT_INITIALIZED", "CUBLAS_STATUS_NOT_INITIALIZED")  # fmt: skip
+             "_ALLOCATION_FAILED", "CUDNN_STATUS_NOT_INITIALIZED", "CUBLAS_STATUS_NOT_INITIALIZED",
+             "CUDNN_STATUS_NOT_SUPPORTED")  # fmt: skip
 
 
 class MicroBatches:
@@ -105,5 +106,5 @@ def halve_where_memory_ends(compute: Callable[[int], Found], size: int, what: st
                 raise
         # Behind the handler: as long as the error lives, so do the tensors of the frames that it went through.
         free_what_failed()
-        logger.warning("the GPU's memory holds fewer than %d %s: %d at once from here on", size, what, (size + 1) // 2)
+        logger.warning("the GPU's memory holds fewer than %d %s: now %d at once", size, what, (size + 1) // 2)
         size = (size + 1) // 2
