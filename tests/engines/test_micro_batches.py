@@ -216,8 +216,8 @@ def test_fewer_windows_pass_at_once_where_memory_ends(caplog):
         network.most = 99
         whole = AutocastInferer(roi_size=(8, 8, 8), sw_batch_size=8, overlap=0.5)(image, network)
     assert torch.allclose(found, whole, atol=1e-6)
-    assert inferer.sw_batch_size == 2 and network.sizes[:3] == [8, 4, 2]
-    assert "windows (sw_batch_size)" in caplog.text
+    assert inferer.sw_batch_size == 2 and network.sizes[:4] == [8, 8, 4, 2]  # the second: the same with scores outside
+    assert "windows (sw_batch_size)" in caplog.text and "its scores are kept outside" in caplog.text
     network.most = 0
     with pytest.raises(torch.OutOfMemoryError), torch.no_grad():
         inferer(image, network)

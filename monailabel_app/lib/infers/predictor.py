@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from lib.errors import RequestError
-from mnseg.engines.micro_batches import free_what_failed, halve_where_memory_ends, is_short_of_memory
+from mnseg.engines.micro_batches import halve_where_memory_ends, unless_memory_ends
 from mnseg.errors import UserError
 
 __all__ = ["Prediction", "Predictor"]
@@ -124,15 +124,11 @@ class Predictor:
     def _run_network(self, image: MetaTensor) -> MetaTensor:
         """Logits ``(K, H, W, D)``; where a GPU's memory ends, which a training may share, with less of it."""
         batch = image[None].to(self.device)
-        try:
-            return self._inferer(batch, self._network)[0].float()
-        except RuntimeError as error:
-            if self.device.type == "cpu" or not is_short_of_memory(error):
-                raise
-        # Behind the except clause, in which the error's traceback still holds what the failed attempt had computed.
-        free_what_failed()
-        logger.warning("not enough GPU memory for a volume of %s: its scores are kept outside", tuple(image.shape))
-        return self._run_in_less_memory(batch)
+        return unless_memory_ends(
+            lambda: self._inferer(batch, self._network)[0].float(),
+            lambda: self._run_in_less_memory(batch),
+            f"not enough GPU memory for a volume of {tuple(image.shape)}: its scores are kept outside",
+        )
 
     def _run_in_less_memory(self, batch: MetaTensor) -> MetaTensor:
         """Scores are put together in the computer's memory, and fewer windows pass at once until they fit."""

@@ -30,7 +30,9 @@ class _OwnCases:
 
     def __call__(self, y_pred: Sequence[Tensor], y: Sequence[Tensor]) -> None:
         for p, t in zip(y_pred, y, strict=True):
-            self.values.append(compute_dice(p[None], t[None], include_background=False))
+            # Scores for which the device has no memory come from the host (AutocastInferer).
+            dice = compute_dice(p[None], t[None].to(p.device), include_background=False)
+            self.values.append(dice.to(t.device))
 
     def get_buffer(self) -> Tensor:
         return torch.cat(self.values)

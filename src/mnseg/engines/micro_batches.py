@@ -11,7 +11,7 @@ import torch
 
 from mnseg.errors import UserError
 
-__all__ = ["MicroBatches", "free_what_failed", "halve_where_memory_ends", "is_short_of_memory"]
+__all__ = ["MicroBatches", "halve_where_memory_ends", "is_short_of_memory", "unless_memory_ends"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +78,29 @@ def is_short_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
-def free_what_failed() -> None:
+def _free_what_failed() -> None:
     """Give back what a failed attempt had on the GPU; its peak is none of what works."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def unless_memory_ends(compute: Callable[[], Found], otherwise: Callable[[], Found], warning: str) -> Found:
+    """``compute()``, and ``otherwise()`` where a GPU's memory does not suffice.
+
+    Raises:
+        RuntimeError: what either raises otherwise.
+    """
+    try:
+        return compute()
+    except RuntimeError as error:
+        if not is_short_of_memory(error):
+            raise
+    # Behind the handler: as long as the error lives, so do the tensors of the frames that it went through.
+    _free_what_failed()
+    logger.warning(warning)
+    return otherwise()
 
 
 def halve_where_memory_ends(compute: Callable[[int], Found], size: int, what: str, allowed: bool = True) -> Found:
@@ -104,7 +121,7 @@ def halve_where_memory_ends(compute: Callable[[int], Found], size: int, what: st
         except RuntimeError as error:
             if not allowed or size <= 1 or not is_short_of_memory(error):
                 raise
-        # Behind the handler: as long as the error lives, so do the tensors of the frames that it went through.
-        free_what_failed()
+        # Behind the handler, as above.
+        _free_what_failed()
         logger.warning("the GPU's memory holds fewer than %d %s: now %d at once", size, what, (size + 1) // 2)
         size = (size + 1) // 2
