@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lib.activelearning.reservations import Reservations
@@ -115,7 +115,7 @@ class MnsegApp(MONAILabelApp):
         if not self.app_conf.is_dicomweb:
             store = self.datastore()
             store.on_removed = self.submissions.withdraw
-            store.on_changed = lambda images: self.training.label_saved(*images)
+            store.on_changed = self._labels_came_into_the_folder
             self.provenance.label_file = lambda image_id: store.get_label_uri(image_id, "final") or None
         self.pacs_sync = PacsSync(self, self.app_conf.seg_interval) if self.app_conf.is_dicomweb else None
         install(api, self)
@@ -130,12 +130,24 @@ class MnsegApp(MONAILabelApp):
             if self.app_conf.import_labels:
                 import_labels(self)
             self.datastore().refresh()  # what was put there while no server ran is told to the training
+            if not self.app_conf.is_dicomweb:
+                self._note_own_masks(self.datastore().get_labeled_images())  # also after a kill in between
         except Exception:  # of a damaged folder, say; nobody should wait for a training because of it
             logger.exception("not all labels could be taken in")
         if self.pacs_sync is not None:
             self.pacs_sync.start()
         self.training.start()  # now, or it would begin with the first few of a folder of labels
         self._infers[MODEL_NAME].warm_up()
+
+    def _labels_came_into_the_folder(self, images: Collection[str]) -> None:
+        """Asked with the store's lock held, so that reading the labels is left to a thread."""
+        self.training.label_saved(*images)
+        threading.Thread(target=self._note_own_masks, args=(images,), name="own masks", daemon=True).start()
+
+    def _note_own_masks(self, images: Collection[str]) -> None:
+        for image in images:
+            if file := self.provenance.label_file(image):
+                self.provenance.found_in_folder(image, file)
 
     def cleanup_sessions(self) -> None:
         if self.sessions() is not None:

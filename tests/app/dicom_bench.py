@@ -16,7 +16,7 @@ import pydicom
 from dicom_phantoms import AXIAL, OBLIQUE, ball, write_series
 from lib.conf import AppConf
 from lib.datastores.dicomweb import DicomScans
-from lib.datastores.pacs import PacsError, Series
+from lib.datastores.pacs import PacsError, PacsRefusal, Series
 from lib.labels.provenance import Provenance
 from lib.server.inbox import Inbox
 from lib.server.labels import Submissions
@@ -87,7 +87,7 @@ class FolderPacs:
         self.fetched.append(uid)
         file = self.root / series / f"{uid}.dcm"
         if not file.is_file():
-            raise PacsError("The DICOMweb server http://pacs does not answer (HTTPError: 404).")
+            raise PacsRefusal("The DICOMweb server http://pacs refuses it (HTTPError: 404).")
         return shutil.copyfile(file, path)
 
     def store(self, path):

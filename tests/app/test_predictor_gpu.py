@@ -26,7 +26,7 @@ class ShortOfMemory(SlidingWindowInferer):
 
     windows = 4
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, scan, *args, **kwargs):
         held = getattr(ShortOfMemory, "held", None)
         assert held is None or held() is None, "the next attempt needs the last one's memory"
         if self.device is None or self.sw_batch_size > self.windows:
@@ -34,7 +34,8 @@ class ShortOfMemory(SlidingWindowInferer):
             ShortOfMemory.held = weakref.ref(scores)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         assert self.sw_batch_size == self.windows, "no fewer than fit"
-        return super().__call__(*args, **kwargs)
+        assert scan.device.type == "cpu", "nor is there room for the scan"
+        return super().__call__(scan, *args, **kwargs)
 
 
 class ShorterOfMemory(ShortOfMemory):
@@ -43,16 +44,31 @@ class ShorterOfMemory(ShortOfMemory):
     windows = 1
 
 
+class ShortBehind:
+    """Postprocessing that has no room on the device."""
+
+    def __init__(self, behind):
+        self.behind = behind
+
+    def __call__(self, data):
+        if data["pred"].device.type != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.behind(data)
+
+
 def segment(folder: str, device: str) -> list[tuple[list[float], list[list[int]]]]:
-    """Affine and mask's voxels of a scan: as it is, short of memory, and shorter."""
+    """Affine and mask's voxels of a scan: as it is, short of memory, shorter, and short of it for the mask alone."""
     version = SimpleNamespace(id="0001", model_file=Path(folder, "model.pt"), overlay=Path(folder, "model.json"))
     predictor, found = Predictor(version, BUNDLE, device), []
-    for kind in (SlidingWindowInferer, ShortOfMemory, ShorterOfMemory)[: 1 if device == "cpu" else 3]:
+    kinds = (SlidingWindowInferer, ShortOfMemory, ShorterOfMemory, SlidingWindowInferer)
+    for index, kind in enumerate(kinds[: 1 if device == "cpu" else 4]):
         predictor._inferer.__class__ = kind
+        predictor._behind = ShortBehind(predictor._behind) if index == 3 else predictor._behind
         prediction = predictor.predict(f"{folder}/scan.nii.gz")
         assert prediction.mask.device.type == "cpu"
         inferer = predictor._inferer
-        assert (inferer.sw_batch_size, inferer.device) == (4, None), "the next scan may find more memory"
+        found_now = (inferer.sw_batch_size, inferer.device, inferer.sw_device)
+        assert found_now == (4, None, None), "the next scan may find more memory"
         found.append((prediction.affine.flatten().tolist(), prediction.mask.nonzero().tolist()))
     return found
 
@@ -66,7 +82,7 @@ def test_masks_are_those_of_the_cpu(tmp_path):
     nib.save(nib.Nifti1Image(noise, np.diag([-1.0, 1.0, 2.0, 1.0])), tmp_path / "scan.nii.gz")
     ((affine, expected),) = segment(str(tmp_path), "cpu")
     found = on_pretend_gpu(segment, str(tmp_path), DEVICE)
-    assert len(found) == 3 and 1000 < len(expected) < 40 * 34 * 32
+    assert len(found) == 4 and 1000 < len(expected) < 40 * 34 * 32
     for its_affine, mask in found:
         assert its_affine == affine
         assert len(set(map(tuple, mask)) ^ set(map(tuple, expected))) < 50

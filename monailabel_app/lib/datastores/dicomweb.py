@@ -6,7 +6,7 @@ server for a label, asks for all of them at every status, and keeps lists for tw
 
     <series>/            the DICOM files, which a DICOM SEG is made with
     <series>.nii.gz      the scan, as `mnseg.data.volume_io` reads the series
-    <series>.json        how many files the series had when it was fetched, and what is wrong with it
+    <series>.json        which files the series had when it was fetched, and what is wrong with it
     series.json          what the server last said of the series
     labels/final/        labels, on the scans' grids
 """
@@ -14,6 +14,7 @@ server for a label, asks for all of them at every status, and keeps lists for tw
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,17 @@ class DicomScans(LocalScans):
 
     def owed(self) -> dict[str, dict[str, Any]]:
         """Final labels that the server should hold as DICOM SEG and does not: image -> what is known of the label."""
+        return self._in_state("owed")
+
+    def failed(self) -> dict[str, str]:
+        """Final labels that cannot become DICOM SEG: image -> why."""
+        return {image: str(info["seg"].get("why", "")) for image, info in self._in_state("failed").items()}
+
+    def _in_state(self, state: str) -> dict[str, dict[str, Any]]:
         with self._guard:
             infos = {image: self.get_label_info(image, FINAL) for image in super().get_labeled_images()}
             return {image: dict(info) for image, info in infos.items()
-                    if isinstance(info.get("seg"), dict) and info["seg"].get("state") == "owed"}
+                    if isinstance(info.get("seg"), dict) and info["seg"].get("state") == state}
 
     def settle(self, image_id: str, token: str, state: str, **facts: Any) -> None:
         """Note what became of an owed label, unless a newer one has taken its place."""
@@ -236,6 +244,7 @@ class DicomScans(LocalScans):
             if found != self._series:
                 durable_json(self.folder / "series.json", [series.as_dict() for series in found.values()])
             self._series = found
+            self._doubt_a_fault()
         self._asked = self.clock()
 
     def _remembered(self) -> dict[str, Series]:
@@ -255,15 +264,23 @@ class DicomScans(LocalScans):
         """
         if not (self.folder / f"{series.uid}.nii.gz").is_file() or not (self.folder / series.uid).is_dir():
             return False
-        known = self._note(series.uid).get("files")
+        note = self._note(series.uid)
+        here = {path.stem for path in (self.folder / series.uid).glob("*.dcm")}
+        if note.get("made_from", _digest(here)) != _digest(here):
+            logger.warning("the copy of %s is older than its files; it is fetched anew", series.uid)  # a disk was full
+            return False
+        known = note.get("files")
         is_whole = known is None or series.files is None or known == series.files
-        if is_whole and self._has_the_same_files(series):
+        if is_whole and self._has_the_same_files(series, here, note):
             return True
         logger.warning("the series %s has other files now; it is fetched anew", series.uid)
         return False
 
-    def _has_the_same_files(self, series: Series) -> bool:
-        """By their UIDs; asked as often as for the list of series. Some servers tell only the first of many."""
+    def _has_the_same_files(self, series: Series, here: set[str], note: Mapping[str, Any]) -> bool:
+        """By their UIDs; asked as often as for the list of series.
+
+        Some servers tell only the first of many; others name what they do not send, as they did when it was fetched.
+        """
         now, asked = self.clock(), self._compared.get(series.uid)
         if self.unreachable or (asked is not None and now - asked < self.fresh_seconds):
             return True
@@ -272,15 +289,17 @@ class DicomScans(LocalScans):
         except PacsError:  # the copy is good meanwhile
             return True
         self._compared[series.uid] = now
-        here = {path.stem for path in (self.folder / series.uid).glob("*.dcm")}
-        return len(there) != len(here) or there == here
+        return len(there) < len(here) or there == here or _digest(there) == note.get("listed")
 
     def _fetch(self, series: Series) -> None:
         folder, path = self.folder / series.uid, self.folder / f"{series.uid}.nii.gz"
         begun = time.monotonic()
+        listed = self._listed(series)  # before: what arrives meanwhile is then seen
         count = self.pacs.fetch_series(series, folder)
         self._compared[series.uid] = self.clock()
-        note = {"files": series.files, "fetched": count}
+        # Written behind the scan: what says "made_from" was made of these files.
+        note = {"files": series.files, "fetched": count, "listed": listed,
+                "made_from": _digest(file.stem for file in folder.glob("*.dcm"))}
         try:
             image = _as_nifti(folder)
         except UserError as error:
@@ -298,6 +317,13 @@ class DicomScans(LocalScans):
             self.update_image_info(series.uid, _attributes(series))
         logger.info("fetched the series %s (%d files, %.1f s)", series.uid, count, time.monotonic() - begun)
 
+    def _listed(self, series: Series) -> str | None:
+        """Digest of what the server lists; None: it does not say."""
+        try:
+            return _digest(self.pacs.instances(series))
+        except PacsError:
+            return None
+
     def _note(self, uid: str) -> dict[str, Any]:
         try:
             content = json.loads((self.folder / f"{uid}.json").read_bytes())
@@ -310,9 +336,24 @@ class DicomScans(LocalScans):
         return {uid: note for uid, note in notes.items() if note.get("fault")}
 
     def _fault(self, series: Series) -> str:
-        """Why a series cannot be used; asked again when it has other files."""
+        """Why a series cannot be used; asked again when it has other files (`_doubt_a_fault`)."""
         note = self._faults.get(series.uid)
         return note["fault"] if note and note.get("files") == series.files else ""
+
+    def _doubt_a_fault(self) -> None:
+        """See whether a faulty series was mended and sent anew with as many files: one with every list of series."""
+        faulty = [series for uid, series in self._series.items() if uid in self._faults and self._fault(series)]
+        if not faulty:
+            return
+        series = min(faulty, key=lambda series: self._compared.get(series.uid, float("-inf")))
+        listed = self._listed(series)
+        self._compared[series.uid] = self.clock()
+        if None not in (listed, before := self._faults[series.uid].get("listed")) and listed != before:
+            self._faults.pop(series.uid)
+
+
+def _digest(uids: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(uids)).encode()).hexdigest()
 
 
 def _as_nifti(folder: Path) -> nib.Nifti1Image:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = ["EXTENSIONS", "Listing", "is_volume"]
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
+LONGEST = 240  # bytes of a scan's name; with suffix and the marks of a file under way a file system takes 255
 
 
 @dataclass(frozen=True)
@@ -22,23 +23,23 @@ class Listing:
     images_dir, labels_dir: the folders.
     images: scan -> suffixes of the files that have its name.
     labels: tag -> scan -> suffixes of the labels for it.
-    unreadable: names that no index could keep.
+    unusable: names that no index or list of data could keep, and why.
     """
 
     images_dir: Path
     labels_dir: Path
     images: Mapping[str, Sequence[str]]
     labels: Mapping[str, Mapping[str, Sequence[str]]]
-    unreadable: Sequence[str] = ()
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, images_dir: str | os.PathLike, labels_dir: str | os.PathLike) -> Listing:
         """Raises: OSError, a folder cannot be read."""
         labels_dir = Path(labels_dir)
         tags = [entry for entry in labels_dir.iterdir() if entry.is_dir()] if labels_dir.is_dir() else []
-        unreadable: list[str] = []
-        labels = {tag.name: _volumes_in(tag, unreadable) for tag in tags}
-        return cls(Path(images_dir), labels_dir, _volumes_in(images_dir, unreadable), labels, unreadable)
+        unusable: dict[str, str] = {}
+        labels = {tag.name: _volumes_in(tag, unusable) for tag in tags}
+        return cls(Path(images_dir), labels_dir, _volumes_in(images_dir, unusable), labels, unusable)
 
     def has_image(self, image_id: str, ext: str) -> bool:
         """Whether the file is there."""
@@ -61,7 +62,7 @@ class Listing:
     def faults(self) -> set[str]:
         """Sentences on files that are left out because of their names."""
         strays = [f"{tag}/{image_id}{ext}" for tag, image_id, ext in self.each_label() if image_id not in self.images]
-        found = {f"{name!r} is left out, since its name is not in UTF-8: rename it" for name in self.unreadable}
+        found = {f"{name!r} is left out, since its name {why}: rename it" for name, why in self.unusable.items()}
         if strays:
             more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
             found.add(f"{', '.join(strays[:3])}{more} in labels: no scan has this name; name a label as its scan")
@@ -78,12 +79,12 @@ def _is_named_so(name: str) -> bool:
     return name.endswith(EXTENSIONS) and not name.startswith(".")
 
 
-def _volumes_in(folder: str | os.PathLike, unreadable: list[str]) -> dict[str, list[str]]:
+def _volumes_in(folder: str | os.PathLike, unusable: dict[str, str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if _is_named_so(entry.name) and _is_file(entry))
-    unreadable += [name for name in names if not _is_text(name)]
-    names = [name for name in names if _is_text(name)]
+    unusable |= {name: why for name in names if (why := _fault(name))}
+    names = [name for name in names if name not in unusable]
     for ext in EXTENSIONS:
         for name in names:
             if name.endswith(ext):
@@ -98,9 +99,12 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_text(name: str) -> bool:
+def _fault(name: str) -> str:
+    """Why a name cannot be used; both come from archives of another system."""
     try:
-        name.encode()
-    except UnicodeEncodeError:  # as from an archive of another system
-        return False
-    return True
+        size = len(next(name.removesuffix(ext) for ext in EXTENSIONS if name.endswith(ext)).encode())
+    except UnicodeEncodeError:
+        return "is not in UTF-8"
+    if "\\" in name:
+        return "has a backslash"
+    return f"has more than {LONGEST} bytes" if size > LONGEST else ""

@@ -13,9 +13,10 @@ from typing import Any
 
 from lib.errors import RequestError
 
-__all__ = ["Pacs", "PacsError", "Series", "connect"]
+__all__ = ["Pacs", "PacsError", "PacsRefusal", "Series", "connect"]
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
+AWAY = (408, 429, 502, 503, 504)  # HTTP's words for a server that is busy, or away behind another one
 PAGE = 500
 NO_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "AU")
 FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "StudyDate", "StudyTime",
@@ -29,6 +30,10 @@ class PacsError(RequestError):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(503, sentence)
+
+
+class PacsRefusal(PacsError):
+    """The server answers, but not with what was asked for: another object or series may still be had."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Pacs:
                     _save(dataset, draft / f"{dataset.SOPInstanceUID}.dcm")
                     count += 1
             if not count:
-                raise PacsError(f"{self.url} has no files of the series {series.uid}.")
+                raise PacsRefusal(f"{self.url} has no files of the series {series.uid}.")
             shutil.rmtree(folder, ignore_errors=True)
             draft.rename(folder)
             return count
@@ -122,8 +127,8 @@ class Pacs:
             answer = self.client.store_instances([dataset])
         failed = answer.get("FailedSOPSequence") if answer is not None else None
         if failed:
-            raise PacsError(f"{self.url} did not take the object {dataset.SOPInstanceUID} (reason "
-                            f"{failed[0].get('FailureReason', 'unknown')}).")
+            raise PacsRefusal(f"{self.url} did not take the object {dataset.SOPInstanceUID} (reason "
+                              f"{failed[0].get('FailureReason', 'unknown')}).")
 
     def _search(self, wanted: Mapping[str, Any]) -> Iterator[Series]:
         """Page by page, since servers limit their answers; one that ignores the limits sends everything at once."""
@@ -151,9 +156,11 @@ class Pacs:
 
             if isinstance(error, PacsError) or not isinstance(error, requests.RequestException):
                 raise  # OSError: a full disk is not the server's fault
+            if isinstance(error, requests.HTTPError) and getattr(error.response, "status_code", 0) not in AWAY:
+                raise PacsRefusal(f"The DICOMweb server {self.url} refuses it ({_line(error)}).") from error
             raise PacsError(f"The DICOMweb server {self.url} does not answer ({_line(error)}).") from error
         except Exception as error:
-            raise PacsError(f"The DICOMweb server {self.url} sent what cannot be used ({_line(error)}).") from error
+            raise PacsRefusal(f"The DICOMweb server {self.url} sent what cannot be used ({_line(error)}).") from error
 
 
 def connect(url: str) -> Pacs:
@@ -217,7 +224,7 @@ def _text(row: Mapping[str, Any], tag: str) -> str:
 def _save(dataset: Any, path: Path) -> None:
     """Names come from a server, so only the UIDs that DICOM allows become file names."""
     if not path.name.removesuffix(".dcm").replace(".", "").isdecimal():
-        raise PacsError(f"The DICOMweb server sent an object with the impossible UID {path.name[:80]!r}.")
+        raise PacsRefusal(f"The DICOMweb server sent an object with the impossible UID {path.name[:80]!r}.")
     dataset.save_as(path, write_like_original=False)
 
 

@@ -97,8 +97,7 @@ class Predictor:
             data["pred"] = self._run_network(data["image"])
         clock.lap("infer")
         with self._invert:
-            data = self._behind(data)
-        mask = data["pred"]
+            mask = self._mask(data)
         clock.lap("invert")
         return Prediction(mask.as_tensor()[0].cpu(), mask.affine.cpu(), clock.laps)
 
@@ -123,21 +122,23 @@ class Predictor:
 
     def _run_network(self, image: MetaTensor) -> MetaTensor:
         """Logits ``(K, H, W, D)``; where a GPU's memory ends, which a training may share, with less of it."""
-        batch = image[None].to(self.device)
+        batch = image[None]
         return unless_memory_ends(
-            lambda: self._inferer(batch, self._network)[0].float(),
+            lambda: self._inferer(batch.to(self.device), self._network)[0].float(),
             lambda: self._run_in_less_memory(batch),
-            f"not enough GPU memory for a volume of {tuple(image.shape)}: its scores are kept outside",
+            f"not enough GPU memory for a volume of {tuple(image.shape)}: it and its scores are kept outside",
         )
 
     def _run_in_less_memory(self, batch: MetaTensor) -> MetaTensor:
-        """Scores are put together in the computer's memory, and fewer windows pass at once until they fit."""
-        inferer, names = self._inferer, ("device", "sw_batch_size")
-        before = {name: getattr(inferer, name) for name in names if hasattr(inferer, name)}
+        """The scan and its scores stay in the computer's memory, and fewer windows pass at once until they fit."""
+        inferer, outside = self._inferer, {"sw_device": self.device, "device": torch.device("cpu")}
+        names = [name for name in (*outside, "sw_batch_size") if hasattr(inferer, name)]
+        before = {name: getattr(inferer, name) for name in names}  # a packed bundle may have an inferer of its own
+        batch = batch.to("cpu" if "sw_device" in before else self.device)
 
         def run(sw_batch_size: int) -> MetaTensor:
-            for name, value in zip(names, (torch.device("cpu"), sw_batch_size), strict=True):
-                if name in before:  # a packed bundle may have an inferer of its own
+            for name, value in {**outside, "sw_batch_size": sw_batch_size}.items():
+                if name in before:
                     setattr(inferer, name, value)
             return inferer(batch, self._network)[0].float()
 
@@ -145,6 +146,16 @@ class Predictor:
             return halve_where_memory_ends(run, before.get("sw_batch_size", 1), "windows (sw_batch_size)")
         finally:
             vars(inferer).update(before)
+
+
+    def _mask(self, data: dict[str, Any]) -> MetaTensor:
+        """The mask on the scan's grid."""
+        scores = data["pred"]
+        return unless_memory_ends(
+            lambda: self._behind(data)["pred"],
+            lambda: self._behind({**data, "pred": scores.cpu()})["pred"],
+            f"not enough GPU memory for the mask of {tuple(scores.shape[1:])} voxels: it is made outside",
+        )
 
 
 def _parser(version: Any, bundle_dir: Path, openvino: bool, bfloat16: bool) -> ConfigParser:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from mnseg.data.volume_io import digest_array, open_volume, read_voxels
 from mnseg.errors import UserError
 
 __all__ = ["Provenance"]
+
+logger = logging.getLogger(__name__)
 
 # Several readers may have been given masks of several versions for one scan.
 REMEMBERED_MASKS = 50
@@ -136,6 +139,21 @@ class Provenance:
             append_json_line(self._journal, facts)
             self._labels.setdefault(image_id, []).append(facts)
             return dict(facts)
+
+    def found_in_folder(self, image_id: str, label_file: str | Path) -> None:
+        """Note a label that somebody put into the folder of labels, if it is a mask of ours that nobody changed.
+
+        Of other labels there nothing is known. One that cannot be read is no mask of ours.
+        """
+        with self._lock:
+            if not self._served_before(image_id):
+                return
+        try:
+            is_known = (self.of(image_id) or {}).get("sha256") == self._digests.of(label_file)
+            if not is_known and self.was_served(image_id, label_file) is not None:
+                self.submitted(image_id, label_file, "the folder of labels")
+        except (UserError, OSError, ValueError) as error:
+            logger.info("the label of %s is not compared with what was served: %s", image_id, error)
 
     def of(self, image_id: str) -> dict[str, Any] | None:
         """What `submitted` said of a scan's newest label, None when it has none."""

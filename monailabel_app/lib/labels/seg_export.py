@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib.datastores.pacs import PacsError
-from lib.errors import RequestError
+from lib.datastores.pacs import PacsError, PacsRefusal
+from lib.errors import RequestError, in_words
 from lib.labels.seg_journal import SegJournal
 from mnseg.errors import UserError
 
@@ -17,6 +19,7 @@ __all__ = ["SegExport"]
 FINAL = "final"
 IMPORTED = "imported"
 NOTICE = "not for diagnosis"
+FIRST_PAUSE, LONGEST_PAUSE = 60.0, 3600.0  # seconds until what was refused is tried again
 
 logger = logging.getLogger(__name__)
 
@@ -27,37 +30,64 @@ class SegExport:
     Args:
         app: has ``datastore()`` (`lib.datastores.dicomweb.DicomScans`), ``app_conf``, ``provenance``, ``infer_task``.
         journal: of segmentations.
+        clock: seconds.
+
+    Attributes:
+        refused: image -> why its label could not be stored and is tried again later.
     """
 
-    def __init__(self, app: Any, journal: SegJournal) -> None:
-        self.app, self.journal = app, journal
+    def __init__(self, app: Any, journal: SegJournal, clock: Callable[[], float] = time.monotonic) -> None:
+        self.app, self.journal, self.clock = app, journal, clock
+        self.refused: dict[str, str] = {}
+        self._pauses: dict[str, tuple[float, float]] = {}  # label's token -> the pause, and when it ends
 
     def run(self) -> int:
         """Store the labels that are owed; returns how many.
+
+        A label that the server refuses, or for which there is no room on the disk, keeps none of the others waiting.
 
         Raises:
             PacsError: the server does not answer; what is owed stays owed.
         """
         store, stored = self.app.datastore(), 0
         owed = store.owed()
-        if owed:
+        self.refused = {image: why for image, why in self.refused.items() if image in owed}
+        due = {image: info for image, info in owed.items() if self._is_due(info["seg"]["token"])}
+        if due:
             self.app.submissions.wait()  # until it is noted which mask they began as
-        for image, info in owed.items():
+        for image, info in due.items():
             token = info["seg"]["token"]
             if info.get("author") == IMPORTED:
                 store.settle(image, token, "not owed", why="It was imported from a folder.")
                 continue
             try:
                 uid = self._store_label(image, info)
+            except PacsRefusal as error:
+                self._later(image, token, error.sentence)
             except PacsError:
                 raise
-            except (UserError, RequestError, OSError) as error:
+            except OSError as error:
+                self._later(image, token, f"It cannot be written: {in_words(error)}.")
+            except (UserError, RequestError) as error:
                 logger.warning("the label of %s is not stored as DICOM SEG: %s", image, error)
                 store.settle(image, token, "failed", why=str(error))
             else:
                 store.settle(image, token, "stored", uid=uid)
+                self._pauses.pop(token, None)
+                self.refused.pop(image, None)
                 stored += 1
         return stored
+
+    def _is_due(self, token: str) -> bool:
+        return self.clock() >= self._pauses.get(token, (0.0, float("-inf")))[1]
+
+    def _later(self, image: str, token: str, why: str) -> None:
+        """Try again after a pause, which doubles: each attempt converts the label anew."""
+        if self.refused.get(image) != why:
+            logger.warning("the label of %s is not stored as DICOM SEG yet, and tried again later: %s", image, why)
+        pause = min(2 * self._pauses[token][0], LONGEST_PAUSE) if token in self._pauses else FIRST_PAUSE
+        self.refused[image] = why
+        self._pauses[token] = (pause, self.clock() + pause)
 
     def put_mask(self, image: str) -> dict[str, Any]:
         """Segment a scan with the published version and store the mask (AUTOMATIC).
@@ -115,7 +145,8 @@ class SegExport:
             dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uids["SOP"]
             dataset.SeriesInstanceUID = uids["Series"]
             dataset.save_as(path)
-            self.journal.record(uids["SOP"], "ours", f"{origin.kind}, {model or origin.author}", image=image,
-                                series=uids["Series"], study=str(dataset.StudyInstanceUID), author=origin.author)
+            if (self.journal.get(uids["SOP"]) or {}).get("state") != "ours":  # noted by an attempt that failed
+                self.journal.record(uids["SOP"], "ours", f"{origin.kind}, {model or origin.author}", image=image,
+                                    series=uids["Series"], study=str(dataset.StudyInstanceUID), author=origin.author)
             self.app.datastore().pacs.store(path)
         return {"SOPInstanceUID": uids["SOP"], "SeriesInstanceUID": uids["Series"]}

@@ -13,6 +13,8 @@ from mnseg.errors import UserError
 
 __all__ = ["numbers_on_grid"]
 
+# Voxels of a volume that frames are put into; a tiny step would ask for any number of slices.
+MOST_VOXELS = 2**31
 # Millimeters, and a part of a vector of length 1, by which frames of one grid may differ.
 TOLERANCE = 1e-3
 
@@ -50,6 +52,8 @@ def _assembled(seg: Any) -> nib.Nifti1Image:
     first, rows_columns = frames[0][0], frames[0][1].shape
     across, down = first[:3, 0], first[:3, 1]
     normal = np.cross(across, down)
+    if not np.linalg.norm(normal) > 0:  # without a size or a direction, or not a number
+        raise _irregular(seg)
     normal /= np.linalg.norm(normal)
     for matrix, frame in frames:
         if frame.shape != rows_columns or np.abs(matrix[:3, :2] - first[:3, :2]).max() > TOLERANCE:
@@ -57,6 +61,8 @@ def _assembled(seg: Any) -> nib.Nifti1Image:
     heights = np.array([matrix[:3, 2] @ normal for matrix, _ in frames])
     levels = np.unique(np.round(heights, 3))
     step = _step(levels, float(_thickness(seg) or 0)) or float(np.linalg.norm(across))
+    if not (np.isfinite(heights).all() and np.ptp(heights) / step * np.prod(rows_columns) < MOST_VOXELS):
+        raise _irregular(seg)
     places = np.rint((heights - heights.min()) / step).astype(int)
     aside = np.array([matrix[:3, 2] for matrix, _ in frames]) - first[:3, 2] - np.outer(heights - heights[0], normal)
     if np.abs((heights - heights.min()) / step - places).max() > 0.1 or np.abs(aside).max() > 0.1 * step:

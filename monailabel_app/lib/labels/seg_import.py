@@ -3,6 +3,9 @@
 A SEG that refers to a known series is taken when a person made it (`lib.labels.seg_source`), its segments have the
 names of the server's labels, and the scan has no final label yet. Over a final label it waits for a decision. What
 equals a mask that was served, or the label that is there, is nothing new. Each SEG is judged once, and why is kept.
+
+A SEG names series of its own study (what it refers to elsewhere, DICOM has it say in another sequence), so of studies
+without a scan of ours none is fetched.
 """
 
 from __future__ import annotations
@@ -10,15 +13,16 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from lib.datastores.pacs import PacsError, Series
-from lib.errors import RequestError
+from lib.datastores.pacs import PacsError, PacsRefusal, Series
+from lib.errors import RequestError, in_words
 from lib.labels.seg_journal import SegJournal
 from lib.labels.seg_source import facts_of, is_ours, why_not_a_label
 from lib.labels.segments import class_values, classes_of
@@ -37,11 +41,17 @@ class SegImport:
     Args:
         app: has ``datastore()`` (`lib.datastores.dicomweb.DicomScans`), ``app_conf``, ``provenance``, ``submissions``.
         journal: what was looked at.
+
+    Attributes:
+        aside: UID of a SEG, or of a series of them -> why it could not be looked at; it is tried again.
     """
 
     def __init__(self, app: Any, journal: SegJournal) -> None:
         self.app, self.journal = app, journal
-        self._counts: dict[str, int] = {}  # objects of every series of segmentations when all were settled
+        self.aside: dict[str, str] = {}
+        self._counts: dict[str, int] = {}  # objects of every series of segmentations when none was left to look at
+        self._images: frozenset[str] = frozenset()
+        self._told: dict[str, str] = {}  # what the log has said
         self._lock = threading.Lock()
 
     @property
@@ -59,14 +69,26 @@ class SegImport:
         """
         with self._lock:
             written: list[dict[str, Any]] = []
-            for series in sorted(self.pacs.segmentations(), key=lambda series: (series.date, series.time, series.uid)):
+            if thorough:
+                self.aside.clear()  # what is no longer there is not told of
+            found, studies = self.pacs.segmentations(), self._studies()
+            for series in sorted(found, key=lambda series: (series.date, series.time, series.uid)):
                 known = None if thorough else self._counts.get(series.uid)
-                if series.files is not None and known == series.files:
+                if series.study not in studies or (series.files is not None and known == series.files):
                     continue
                 is_done = self._look_through(series, written)
                 if is_done and series.files is not None:
                     self._counts[series.uid] = series.files
             return written
+
+    def _studies(self) -> set[str]:
+        """Studies of the scans; when a scan has come or gone, every segmentation may be worth a look."""
+        store = self.app.datastore()
+        images = frozenset(store.list_images())
+        if images != self._images:
+            self._counts.clear()
+            self._images = images
+        return {series.study for image in images if (series := store.series_of(image))}
 
     def accept(self, uid: str, by: str) -> dict[str, Any]:
         """Let a pending SEG replace the scan's label.
@@ -114,25 +136,45 @@ class SegImport:
     # ---------------------------------------------------------------- new ones
 
     def _look_through(self, series: Series, written: list[dict[str, Any]]) -> bool:
-        """Whether every object of the series is settled now."""
+        """Whether nothing of the series is worth another look before it, or the list of scans, changes.
+
+        What the server refuses is asked for again in thorough looks alone.
+        """
         is_done = True
-        for uid in self.pacs.instances(series):
+        for uid in self._instances(series):
             if self.journal.is_settled(uid) or self._still_waits(uid):
-                is_done = is_done and self.journal.is_settled(uid)
                 continue
             try:
                 entry = self._judge(series, uid)
+            except PacsRefusal as error:
+                self._set_aside(uid, error.sentence)
+                continue
             except PacsError:
                 raise
             except OSError as error:  # a full disk; it may be better the next time
-                logger.warning("the segmentation %s cannot be looked at now: %s", uid, error)
+                self._set_aside(uid, f"It cannot be looked at now: {in_words(error)}.")
                 is_done = False
                 continue
+            self.aside.pop(uid, None)
             written.append(entry)
             log = logger.info if entry["state"] in ("taken", "ours") else logger.warning
             log("the segmentation %s (%s): %s. %s", uid, entry.get("description", ""), entry["state"], entry["reason"])
-            is_done = is_done and self.journal.is_settled(uid)
         return is_done
+
+    def _instances(self, series: Series) -> list[str]:
+        try:
+            uids = self.pacs.instances(series)
+        except PacsRefusal as error:
+            self._set_aside(series.uid, error.sentence)
+            return []
+        self.aside.pop(series.uid, None)
+        return uids
+
+    def _set_aside(self, uid: str, why: str) -> None:
+        """One that cannot be had must not keep out those behind it."""
+        if self._told.get(uid) != why:
+            logger.warning("the segmentation %s waits: %s", uid, why)
+        self.aside[uid] = self._told[uid] = why
 
     def _still_waits(self, uid: str) -> bool:
         entry = self.journal.get(uid)
@@ -146,9 +188,10 @@ class SegImport:
             path = self.pacs.fetch(series.study, series.uid, uid, Path(work) / f"{uid}.dcm")
             try:
                 seg = _read(path)
+                with _in_words(path):
+                    facts = {**place, **facts_of(seg.dataset), "image": seg.series_uid}
             except UserError as error:
                 return self.journal.record(uid, "unreadable", _sentence(error, path), **place)
-            facts = {**place, **facts_of(seg.dataset), "image": seg.series_uid}
             state, reason = self._decide(uid, seg, facts, Path(work))
             return self.journal.record(uid, state, reason, **facts)
 
@@ -200,7 +243,8 @@ class SegImport:
         from mnseg.data.volume_io import open_volume
 
         scan = open_volume(self.app.datastore().get_image_uri(image))
-        numbers = numbers_on_grid(seg, scan)
+        with _in_words(seg.path):
+            numbers = numbers_on_grid(seg, scan)
         classes = class_values(self.app.app_conf.labels)
         mapping = classes_of([int(value) for value in np.unique(numbers) if value], classes, seg.labels, None)
         mask = np.zeros(numbers.shape, np.uint8)
@@ -240,7 +284,20 @@ class SegImport:
 def _read(path: Path) -> Any:
     from mnseg.data.dicom_seg_read import read_segmentation
 
-    return read_segmentation(path)
+    with _in_words(path):
+        return read_segmentation(path)
+
+
+@contextmanager
+def _in_words(path: str | Path) -> Iterator[None]:
+    """Whatever a damaged file makes libraries raise: none may keep out the segmentations behind it."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        logger.info("%s", path, exc_info=True)
+        raise UserError(f"{path} is damaged, so it cannot be used ({type(error).__name__}).") from error
 
 
 def _sentence(error: Exception, path: str | Path) -> str:

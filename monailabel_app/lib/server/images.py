@@ -36,7 +36,7 @@ def image_routes(app: Any) -> APIRouter:
 
 def _add(app: Any, image: str | None, params: str, file: UploadFile) -> dict[str, str]:
     name = os.path.basename(file.filename or "")
-    image_id = image or name[: -len(suffix_of(name, SUFFIXES))] or name
+    image_id = image or name.removesuffix(suffix_of(name, SUFFIXES)) or name
     if not ID.fullmatch(image_id):
         raise RequestError(400, f"{image_id[:60]!r} cannot name an image: use letters, digits, '_', '-' and '.'.")
     if len(image_id.encode()) > LONGEST:

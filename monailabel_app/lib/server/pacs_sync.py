@@ -55,8 +55,10 @@ class PacsSync:
         """
         with self._turn:
             try:
-                self.exports.run()
-                found = self.imports.run(thorough)
+                try:
+                    self.exports.run()
+                finally:  # a label that cannot go out must not keep out those that come in
+                    found = self.imports.run(thorough)
             except RequestError as error:
                 if not self.fault:
                     logger.warning("%s Labels wait here until it does.", error.sentence)
@@ -74,6 +76,9 @@ class PacsSync:
             "fault": self.fault,
             "looked": self.looked,
             "owed": sorted(self.app.datastore().owed()),
+            "refused": dict(self.exports.refused),
+            "failed": self.app.datastore().failed(),
+            "aside": dict(self.imports.aside),
             "pending": [{**entry, "patient": self._patient(entry.get("image", ""))}
                         for entry in self.journal.all("pending")],
             "reports": self.journal.all("taken", "rejected", "ignored", "refused", "unreadable", "no scan")[-50:],

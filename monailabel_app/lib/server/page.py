@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from lib.errors import RequestError
 from lib.server.pictures import Thumbnails
 from lib.server.roles import allowed
+from lib.server.threads import Pool
 from mnseg._version import __version__
 
 __all__ = ["page_facts", "page_routes"]
@@ -31,7 +31,13 @@ def page_routes(app: Any) -> APIRouter:
     router = APIRouter(tags=["mnseg"])
     folder = Path(__file__).with_name("page")
     thumbnails = Thumbnails(app.app_conf.workspace / "thumbnails", app.app_conf.labels)
-    drawing = threading.Semaphore(1)  # pictures must not take the processor from inferences
+    # Pictures must not take the processor from inferences, nor a scan that is fetched for one the others' threads.
+    pool = Pool(1)
+
+    def draw(image: str) -> Path:
+        if image not in app.datastore().list_images():
+            raise RequestError(404, f"There is no image {image[:60]!r}.")
+        return thumbnails.of(app.datastore().get_image_uri(image), newest_mask(app, image))
 
     for name, kind in FILES.items():
         _file(router, f"/mnseg/{name}", folder / (name or "index.html"), kind)
@@ -41,11 +47,8 @@ def page_routes(app: Any) -> APIRouter:
         return RedirectResponse("/mnseg/")
 
     @router.get("/mnseg/thumbnail/{image:path}", dependencies=allowed("user"), include_in_schema=False)
-    def thumbnail(image: str) -> Response:
-        if image not in app.datastore().list_images():
-            raise RequestError(404, f"There is no image {image[:60]!r}.")
-        with drawing:
-            picture = thumbnails.of(app.datastore().get_image_uri(image), newest_mask(app, image))
+    async def thumbnail(image: str) -> Response:
+        picture = await pool.run(draw, image)
         return FileResponse(picture, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
     return router

@@ -11,13 +11,14 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 
+from lib.datastores.pacs import CONNECT_SECONDS, READ_SECONDS
 from lib.errors import RequestError
 from lib.server.dicomweb_paths import require_dicomweb_path
 from lib.server.info import require_sound_image_info, require_sound_info
@@ -26,6 +27,7 @@ from lib.server.plain_json import json_object
 
 __all__ = ["Pool", "move_proxy_into_threads", "threaded"]
 
+PROXIED = 16  # requests of viewers to the DICOM server at once
 JSON_FIELDS = {"info", "params"}  # forms in which clients send a JSON object
 
 
@@ -101,15 +103,42 @@ def _rebuilt(route: APIRoute, endpoint: Callable[..., Any]) -> APIRoute:
 
 
 def move_proxy_into_threads(proxy: Any, is_dicomweb: bool) -> None:
-    """The same for the DICOMweb proxy, the one route that awaits: the body, which is at hand once it was read here."""
+    """The same for the DICOMweb proxy, the one route that awaits: the body, which is at hand once it was read here.
+
+    It has threads of its own, and a limit of time, so that a DICOM server that hangs does not take the others' away.
+    What viewers ask for behind "?" (names, limits, pages) is passed on.
+    """
     blocking = getattr(proxy.proxy_dicom, "blocking", proxy.proxy_dicom)
+    pool = Pool(PROXIED)
+    if not hasattr(proxy.requests, "timed"):
+        proxy.requests = _timed(proxy.requests)
 
     async def proxy_dicom(request: Any, op: str, path: str) -> Any:
         if not is_dicomweb:
             raise RequestError(404, "The studies are a folder; there is no DICOMweb server behind this one.")
         require_dicomweb_path(path)
         await request.body()
-        return await run_in_threadpool(lambda: asyncio.run(blocking(request, op, path)))
+        if op == "qido" and path.endswith("metadata"):
+            op = "wado"  # MONAI Label's rule, which looks at the end of what follows
+        asked = f"{path}?{request.url.query}" if request.url.query else path
+        return await pool.run(_answer, lambda: asyncio.run(blocking(request, op, asked)))
 
     proxy_dicom.blocking = blocking
     proxy.proxy_dicom = proxy_dicom
+
+
+def _timed(requests: Any) -> SimpleNamespace:
+    """The two functions that the proxy calls, which would wait for ever."""
+    limit = (CONNECT_SECONDS, READ_SECONDS)
+    return SimpleNamespace(get=functools.partial(requests.get, timeout=limit),
+                           post=functools.partial(requests.post, timeout=limit), timed=True)  # fmt: skip
+
+
+def _answer(ask: Callable[[], Any]) -> Any:
+    import requests
+    import urllib3
+
+    try:
+        return ask()
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise RequestError(503, f"The DICOMweb server does not answer ({type(error).__name__}).") from error

@@ -110,6 +110,14 @@ def test_a_name_that_the_index_could_not_keep_is_told(folder, caplog):
     assert not list(folder.glob("*.broken-*")), "an index with such a name could not be read again"
 
 
+@pytest.mark.parametrize(("name", "why"), [("export\\pat01", "has a backslash"), ("é" * 121, "more than 240 bytes")])
+def test_a_name_that_no_training_or_no_label_could_have_is_told(folder, caplog, name, why):
+    (folder / f"{name}.nii.gz").write_bytes(b"scan")
+    (folder / ("é" * 120 + ".nii.gz")).write_bytes(b"scan")
+    scans = opened(folder)
+    assert caplog.text.count(why) == 1 and sorted(scans.list_images()) == ["a", "b.1", "c", "é" * 120]
+
+
 def test_labels_without_a_scan_are_told_once(folder, caplog):
     (folder / "labels" / "final" / "A.nii.gz").write_bytes(b"label")
     scans = opened(folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -160,6 +162,71 @@ def test_a_series_that_was_sent_anew_is_fetched_anew_and_its_label_waits(bench):
     assert "was replaced after its label was saved" in left_out()[bench.one]
     bench.submit(bench.one, bench.mask(bench.one))
     assert left_out() == {}
+
+
+def test_a_disk_that_is_full_in_the_midst_leaves_no_old_voxels_under_new_files(bench, monkeypatch):
+    before = np.asarray(nib.load(bench.store.get_image_uri(bench.one)).dataobj)
+    bench.store._fetch(bench.store.series_of(bench.one))  # as this version notes it
+    _sent_anew(bench, bench.one)
+    bench.clock.now = 20
+    with monkeypatch.context() as patch:
+        patch.setattr("lib.datastores.dicomweb.durable_write",
+                      lambda *args: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            bench.store.get_image_uri(bench.one)
+    bench.open()
+    after = np.asarray(nib.load(bench.store.get_image_uri(bench.one)).dataobj)
+    assert (after != before).any()
+    fetched = len(bench.pacs.fetched)
+    assert bench.store.get_image_uri(bench.one) and len(bench.pacs.fetched) == fetched
+
+
+def test_slices_that_come_later_are_fetched_from_a_server_that_counts_no_files(bench, monkeypatch):
+    voxels, _ = ball("f")
+    growing = bench.pacs.add_voxels("f", voxels)
+    every = bench.pacs._all
+    monkeypatch.setattr(bench.pacs, "_all", lambda: (replace(series, files=None) for series in every()))
+    last = max((bench.pacs.root / growing).iterdir(), key=lambda path: int(_number(path)))
+    content = last.read_bytes()
+    last.unlink()
+    bench.clock.now = 20
+    assert nib.load(bench.store.get_image_uri(growing)).shape == (24, 24, 23)
+    last.write_bytes(content)
+    bench.clock.now = 40
+    assert nib.load(bench.store.get_image_uri(growing)).shape == (24, 24, 24)
+
+
+def test_files_that_a_server_names_and_does_not_send_are_not_asked_for_again_and_again(bench, monkeypatch):
+    instances = bench.pacs.instances
+    monkeypatch.setattr(bench.pacs, "instances", lambda series: [*instances(series), "1.2.3"])
+    fetched = len(bench.pacs.fetched)
+    for bench.clock.now in (20, 40, 60):
+        assert bench.store.get_image_uri(bench.one)
+    assert len(bench.pacs.fetched) == fetched + 1
+
+
+def test_a_faulty_series_that_is_sent_anew_with_as_many_files_is_tried_again(bench):
+    voxels, _ = ball("d")
+    broken = bench.pacs.add_voxels("d", voxels)
+    folder = bench.pacs.root / broken
+    last = max(folder.iterdir(), key=lambda path: int(_number(path)))
+    dataset = pydicom.dcmread(last)
+    good = list(dataset.ImagePositionPatient)
+    dataset.ImagePositionPatient = [good[0], good[1], good[2] + 500]
+    dataset.save_as(last)
+    bench.clock.now = 20
+    with pytest.raises(RequestError, match="cannot be used"):
+        bench.store.get_image_uri(broken)
+    bench.open()
+    bench.clock.now = 40
+    assert broken not in bench.store.list_images()
+    last.unlink()
+    dataset.ImagePositionPatient = good
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.99"
+    dataset.save_as(folder / "1.2.3.99.dcm")
+    bench.clock.now = 60
+    assert broken in bench.store.list_images()
+    assert np.array_equal(nib.load(bench.store.get_image_uri(broken)).dataobj, voxels)
 
 
 def test_whether_files_were_replaced_is_not_asked_of_a_server_that_is_away(bench, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_bench import LABELS
+from lib.datastores.pacs import PacsRefusal
 from lib.durable import read_json_lines
 from lib.errors import RequestError
 
@@ -204,14 +205,73 @@ def test_a_scan_that_comes_later_gets_its_label_then(bench):
     (bench.pacs.root / three).rename(away)
     bench.clock.now = 40
     bench.sync.now()
-    assert bench.states[uid] == "no scan"
-    fetched = bench.pacs.fetched.count(uid)
-    bench.sync.now()
-    assert bench.pacs.fetched.count(uid) == fetched
+    assert uid not in bench.states and uid not in bench.pacs.fetched, "nothing of this server is in its study"
     away.rename(bench.pacs.root / three)
     bench.clock.now = 60
     bench.sync.now()
     assert bench.states[uid] == "taken" and bench.store.get_labeled_images() == [three]
+
+
+def test_one_of_a_series_that_is_not_there_costs_nothing_until_the_scans_change(bench, monkeypatch):
+    def of_another_series(dataset):
+        dataset.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3.4"
+
+    uid = bench.draw(bench.one, bench.mask(bench.one), edit=of_another_series)
+    bench.sync.now(thorough=False)
+    assert bench.states[uid] == "no scan" and bench.pacs.fetched.count(uid) == 1
+    asked = []
+    monkeypatch.setattr(bench.pacs, "instances", lambda series: asked.append(series.uid) or [uid])
+    for _ in range(3):
+        bench.sync.now(thorough=False)
+    assert asked == []
+    bench.pacs.add("d")
+    bench.clock.now = 20
+    bench.sync.now(thorough=False)
+    assert len(asked) == 1 and bench.pacs.fetched.count(uid) == 1
+
+
+def test_one_that_the_server_does_not_give_keeps_no_other_out(bench, monkeypatch, caplog):
+    """Its file is broken there, say; it may be mended."""
+    broken = bench.draw(bench.one, bench.mask(bench.one), edit=_at("100000"))
+    fine = bench.draw(bench.two, bench.mask(bench.two), edit=_at("110000"))
+    fetch, tried = bench.pacs.fetch, []
+
+    def refusing(study, series, uid, path):
+        tried.append(uid)
+        if uid == broken:
+            raise PacsRefusal("The DICOMweb server http://pacs refuses it (HTTPError: 500).")
+        return fetch(study, series, uid, path)
+
+    monkeypatch.setattr(bench.pacs, "fetch", refusing)
+    for thorough in (True, False, True):
+        bench.sync.now(thorough)
+    assert bench.states == {fine: "taken"} and bench.sync.status()["fault"] == ""
+    assert "HTTPError: 500" in bench.sync.status()["aside"][broken] and caplog.text.count("HTTPError: 500") == 1
+    assert tried.count(broken) == 2, "not at every look"
+    monkeypatch.undo()
+    bench.sync.now()
+    assert bench.states[broken] == "taken" and bench.sync.status()["aside"] == {}
+
+
+@pytest.mark.parametrize("damage", ["size", "direction", "step"])
+def test_damaged_geometry_keeps_no_other_out(bench, damage):
+    def damaged(dataset):
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        if damage == "size":
+            shared.PixelMeasuresSequence[0].PixelSpacing = [0, 0]
+        elif damage == "direction":
+            shared.PlaneOrientationSequence[0].ImageOrientationPatient = [0, 0, 0, 0, 0, 0]
+        else:
+            shared.PixelMeasuresSequence[0].SliceThickness = shared.PixelMeasuresSequence[0].SpacingBetweenSlices = 1e-7
+            position = dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient
+            dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient = [
+                position[0] + 0.3, *position[1:]]
+
+    uid = bench.draw(bench.one, bench.mask(bench.one), edit=damaged)
+    fine = bench.draw(bench.two, bench.mask(bench.two))
+    bench.sync.now()
+    assert bench.states[uid] in ("refused", "unreadable") and bench.states[fine] == "taken"
+    assert "/tmp" not in bench.reason(uid)
 
 
 def test_one_that_cannot_be_read_is_told_once(bench, caplog):

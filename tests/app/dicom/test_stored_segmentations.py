@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+from types import SimpleNamespace
+
 import pydicom
 import pytest
 from dicom_bench import LABELS
+from lib.datastores.pacs import PacsRefusal
 from lib.errors import RequestError
+
+from mnseg.data.dicom_seg_write import EmptyMaskError
 
 
 def stored(bench):
@@ -48,6 +54,59 @@ def test_a_label_waits_for_the_server(bench):
     bench.open()
     bench.sync.now()
     assert len(stored(bench)) == 1
+
+
+def test_a_label_that_the_server_refuses_keeps_no_other_waiting(bench, monkeypatch, caplog):
+    """Neither those that go out nor those that come in; it is tried again after pauses."""
+    bench.submit(bench.one, bench.mask(bench.one))
+    bench.submit(bench.two, bench.mask(bench.two))
+    three = bench.pacs.add("c")
+    bench.clock.now = 20
+    drawn = bench.draw(three, bench.mask(three))
+    store, tried, now = bench.pacs.store, [], SimpleNamespace(seconds=0.0)
+
+    def refusing(path):
+        image = pydicom.dcmread(path).ReferencedSeriesSequence[0].SeriesInstanceUID
+        tried.append(image)
+        if image == bench.one:
+            raise PacsRefusal("http://pacs did not take the object (reason 272).")
+        store(path)
+
+    monkeypatch.setattr(bench.pacs, "store", refusing)
+    bench.sync.exports.clock = lambda: now.seconds
+    for now.seconds in (0, 30, 60, 90, 150, 179, 180, 300):
+        bench.sync.now()
+    assert tried.count(bench.one) == 3 and tried.count(bench.two) == 1, "at 0, 60 and 180 seconds"
+    assert bench.states[drawn] == "taken" and list(bench.store.owed()) == [bench.one]
+    status = bench.sync.status()
+    assert status["refused"] == {bench.one: "http://pacs did not take the object (reason 272)."}
+    assert status["fault"] == "" and caplog.text.count("reason 272") == 1
+    lines = (bench.root / "work" / "segs.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 3, "an attempt that fails again is not noted again"
+    monkeypatch.setattr(bench.pacs, "store", store)
+    now.seconds = 1000
+    bench.sync.now()
+    assert bench.store.owed() == {} and bench.sync.status()["refused"] == {}
+
+
+def test_a_full_disk_makes_a_label_wait_and_one_that_cannot_be_a_seg_is_named(bench, monkeypatch):
+    bench.submit(bench.one, bench.mask(bench.one))
+    now = SimpleNamespace(seconds=0.0)
+    bench.sync.exports.clock = lambda: now.seconds
+    with monkeypatch.context() as patch:
+        patch.setattr("mnseg.data.dicom_seg_write.write_dicom_seg",
+                      lambda *args: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        bench.sync.now()
+    assert "disk is full" in bench.sync.status()["refused"][bench.one] and list(bench.store.owed()) == [bench.one]
+    now.seconds = 60
+    bench.sync.now()
+    assert len(stored(bench)) == 1 and bench.store.owed() == {}
+    bench.submit(bench.two, bench.mask(bench.two))
+    with monkeypatch.context() as patch:
+        patch.setattr("mnseg.data.dicom_seg_write.write_dicom_seg",
+                      lambda *args: (_ for _ in ()).throw(EmptyMaskError("empty")))
+        bench.sync.now()
+    assert "nothing in the mask" in bench.sync.status()["failed"][bench.two] and bench.store.owed() == {}
 
 
 def test_a_kill_behind_storing_stores_no_second_one(bench, monkeypatch):

@@ -66,6 +66,24 @@ def test_unedited_is_known_whatever_the_file_looks_like(provenance, tmp_path):
     assert provenance.unedited() == set()  # the newest label counts
 
 
+def test_a_mask_that_somebody_put_into_the_folder_of_labels(provenance, tmp_path):
+    """Ours stays ours, whoever saved it there; of what a person changed nothing is noted."""
+    provenance.served("a", write(tmp_path / "served.nii.gz", ball()), "0003")
+    provenance.served("b", write(tmp_path / "served.nii.gz", ball()), "0003")
+    files = {"a": write(tmp_path / "a.nii.gz", ball(), text=b"saved anew"),
+             "b": write(tmp_path / "b.nii.gz", ball(shift=1)),
+             "c": write(tmp_path / "c.nii.gz", ball()), "d": tmp_path / "d.nii.gz"}
+    files["d"].write_bytes(b"no label")
+    provenance.label_file = files.get
+    provenance.served("d", write(tmp_path / "served.nii.gz", ball()), "0003")
+    for image in files:
+        provenance.found_in_folder(image, files[image])
+        provenance.found_in_folder(image, files[image])
+    assert provenance.unedited() == {"a"} and [facts["image"] for facts in provenance.history()] == ["a"]
+    write(files["a"], ball(shift=1))
+    assert provenance.unedited() == set()
+
+
 def test_a_file_that_took_the_place_of_an_unedited_mask_is_a_persons(provenance, tmp_path):
     """Somebody draws a label with another program and puts it into the folder."""
     label, stored = write(tmp_path / "label.nii.gz", ball()), tmp_path / "stored.nii.gz"

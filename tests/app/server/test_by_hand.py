@@ -26,6 +26,18 @@ def test_a_label_that_was_drawn_into_the_folder_a_moment_ago_is_kept(server, unl
     assert b"drawn by hand" in kept
 
 
+def test_a_mask_of_ours_that_is_put_into_the_folder_stays_ours(server, published, unlabeled):
+    mask = requests.post(f"{server.url}/infer/mnseg", params={"image": IMAGE, "output": "image"})
+    assert mask.status_code == 200
+    (server.studies / "labels" / "final" / f"{IMAGE}.nii.gz").write_bytes(mask.content)
+    server.app.datastore().refresh()
+    assert IMAGE in server.app.datastore().get_labeled_images()
+    ends = time.monotonic() + 30
+    while IMAGE not in server.app.provenance.unedited():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def waiting(server, unlabeled):
     """A label that was accepted a minute ago, and could not be stored."""

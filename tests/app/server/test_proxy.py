@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import http.server
 import threading
 
 import pytest
+import requests
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from lib.datastores.pacs import CONNECT_SECONDS, READ_SECONDS
 from lib.server.errors import install_error_answers
 from lib.server.threads import move_proxy_into_threads
 
@@ -41,7 +44,8 @@ def client(asked, monkeypatch):
     pacs = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pacs)
     threading.Thread(target=pacs.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", f"http://127.0.0.1:{pacs.server_port}{DICOMWEB}")
-    monkeypatch.setattr(proxy, "proxy_dicom", proxy.proxy_dicom)  # as it was, behind the test
+    for name in ("proxy_dicom", "requests"):
+        monkeypatch.setattr(proxy, name, getattr(proxy, name))  # as it was, behind the test
     move_proxy_into_threads(proxy, True)
     api = FastAPI()
     api.include_router(proxy.router)
@@ -59,6 +63,35 @@ def test_dicomweb_is_passed_on(client, asked, operation):
         assert client.get(f"/proxy/dicom/{operation}{path}").status_code == 200
     assert client.post(f"/proxy/dicom/{operation}studies").status_code == 200
     assert asked == [f"{DICOMWEB}/{path}" for path in [*paths, "studies"]]
+
+
+def test_what_is_asked_behind_the_path_is_passed_on(client, asked):
+    query = "limit=101&offset=0&PatientName=M%C3%BCller*&includefield=00081030"
+    assert client.get(f"/proxy/dicom/qido/studies?{query}").status_code == 200
+    assert client.get("/proxy/dicom/qido/studies/1.2/metadata?includefield=all").status_code == 200
+    assert asked == [f"{DICOMWEB}/studies?{query}", f"{DICOMWEB}/studies/1.2/metadata?includefield=all"]
+
+
+def test_a_server_that_hangs_is_given_up_and_takes_no_thread_of_other_routes(client, asked, monkeypatch):
+    from monailabel.endpoints import proxy
+
+    go_on, waiting = threading.Event(), threading.Barrier(2)
+
+    def hangs(url, **options):
+        assert options["timeout"] == (CONNECT_SECONDS, READ_SECONDS)
+        waiting.wait(20)
+        go_on.wait(20)
+        raise requests.ReadTimeout("Read timed out.")
+
+    get = functools.partial(hangs, **proxy.requests.get.keywords)
+    monkeypatch.setattr(proxy.requests, "get", get)
+    answers = []
+    reader = threading.Thread(target=lambda: answers.append(client.get("/proxy/dicom/qido/studies")))
+    reader.start()
+    waiting.wait(20)
+    go_on.set()
+    reader.join()
+    assert answers[0].status_code == 503 and "does not answer (ReadTimeout)" in answers[0].json()["detail"]
 
 
 @pytest.mark.parametrize("path", [

@@ -150,7 +150,9 @@ def test_an_image_is_looked_at_before_it_joins(server, unlabeled):
     assert requests.delete(f"{server.url}/datastore/image", params={"id": longest}).status_code == 200
     assert add(whole, "new.nii.gz").json() == {"image": "new"}
     assert (server.studies / "new.nii.gz").read_bytes() == whole
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "new"}).status_code == 200
+    assert add(whole, "patient_0001").json() == {"image": "patient_0001"}, "no letters are lost with a suffix"
+    for image in ("new", "patient_0001"):
+        assert requests.delete(f"{server.url}/datastore/image", params={"id": image}).status_code == 200
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", '"\\ud800"'])

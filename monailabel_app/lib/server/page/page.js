@@ -196,6 +196,14 @@ function showPending(entries) {
   }));
 }
 
+// What the DICOM server does not answer, does not take or does not give.
+function showDicom(dicom) {
+  const reasons = (group) => Object.entries(group || {}).map(([uid, why]) => uid + " · " + why);
+  const lines = dicom ? [dicom.fault, ...reasons(dicom.refused), ...reasons(dicom.failed), ...reasons(dicom.aside)].filter(Boolean) : [];
+  byId("dicom-section").hidden = lines.length === 0;
+  byId("dicom").replaceChildren(...lines.map((line) => element("li", line)));
+}
+
 function showHistory(history) {
   byId("history").replaceChildren(...history.map((event) =>
     element("li", [when(event.when), event.version, event.kind, event.by ? "by " + event.by : "", event.reason || ""]
@@ -215,6 +223,7 @@ async function refresh() {
     showTraining(status.training);
     showVersions(status);
     showPending((status.dicom && status.dicom.pending) || []);
+    showDicom(status.dicom);
     showQueue(status.queue, status.model);
     showHistory(status.history.slice().reverse());
     document.body.dataset.ready = "yes";
