@@ -158,17 +158,19 @@ def _stamp(part: Path) -> Stamp:
 def parts_of(path: str | Path) -> list[Path]:
     """The files that a scan consists of, sorted.
 
-    A folder (a DICOM series) consists of its files; a header (.mhd, .nhdr) also of the data files beside it, known by
-    their equal stem.
+    A folder (a DICOM series) consists of its files; a header (.mhd, .nhdr) also of the data files beside it that it
+    names, and of those with its stem.
 
     Raises:
         OSError: the folder cannot be read.
     """
+    from mnseg.data.itk_headers import data_files  # here, since mnseg.data imports this module
+
     path = Path(path)
     if path.is_dir():
         return sorted(part for part in path.iterdir() if part.is_file())
     if path.suffix.lower() in (".mhd", ".nhdr"):
         stem = path.stem.split(".")[0]
         parts = [part for part in path.parent.iterdir() if part.name.split(".")[0] == stem and part.is_file()]
-        return sorted({path, *parts})
+        return sorted({path, *parts, *data_files(path)})
     return [path]

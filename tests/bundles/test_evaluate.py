@@ -185,6 +185,18 @@ def test_the_names_are_those_of_the_datalist(run):
     assert torch.isnan(flow.evaluator.state.metric_details["val_mean_dice"]).nonzero().tolist() == [[2, 1]]
 
 
+def test_the_models_names_in_another_order_are_refused_and_others_are_told(run, caplog):
+    content = json.loads((run / "scans" / "datalist.json").read_text())
+    write_list(run, content | {"class_names": [NAMES[0], *NAMES[:0:-1]]})
+    with pytest.raises(SystemExit, match=r"datalist.json names the classes background, high, low, the model "
+                                         r"background, low, high: number the labels as the model does"):
+        workflow(run).initialize()
+    assert not (run / "eval").exists()
+    write_list(run, content | {"class_names": ["nothing", "one", "two"]})
+    workflow(run).initialize()
+    assert "the model background, low, high: results bear the latter" in caplog.text
+
+
 def test_metrics_are_of_the_original_grid_when_resampled_inside(run):
     evaluate(run, FIELD, spacing=[0.7, 0.7, 0.7])
     for name in "abc":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,23 @@ def test_pattern_selects_scans(tmp_path):
     threshold_model(tmp_path / "models" / "model.pt")
     infer(tmp_path, image_pattern="*_t1.nii*")
     assert [p.name for p in (tmp_path / "eval").glob("*.nii.gz")] == ["a_t1_seg.nii.gz"]
+
+
+def test_scans_that_lie_deeper_are_told(tmp_path, caplog):
+    threshold_model(tmp_path / "models" / "model.pt")
+    for name in ("p1/a.nii.gz", "p2/study/b.nii.gz"):
+        write_scan(tmp_path / "scans" / name, BRIGHT, AFFINES["ras"])
+    hint = r"its sub-folders \(p1, p2\) hold volumes that are found with --image_pattern '\*\*/\*'"
+    with pytest.raises(SystemExit, match=rf"no scan matches .* or --image_pattern; {hint}"):
+        workflow(tmp_path).initialize()
+    write_scan(tmp_path / "scans" / "c.nii.gz", BRIGHT, AFFINES["ras"])
+    infer(tmp_path, output_dir=str(tmp_path / "scans" / "masks"))
+    (told,) = [line for line in caplog.messages if "sub-folders" in line]
+    assert told.startswith("1 scans of ") and "(p1, p2)" in told
+    caplog.clear()
+    shutil.rmtree(tmp_path / "scans" / "masks")
+    infer(tmp_path, output_dir=str(tmp_path / "masks"), image_pattern="**/*")
+    assert len(list((tmp_path / "masks").glob("*_seg.nii.gz"))) == 3 and "sub-folders" not in caplog.text
 
 
 def test_bad_input_is_one_clear_sentence(tmp_path):

@@ -127,6 +127,21 @@ def test_evaluation_runs_with_stock_monai_alone(bundle, tmp_path):
     assert "nan" not in lines[1]
 
 
+def test_a_mistyped_key_is_refused_without_mnseg_too(bundle, tmp_path):
+    result = run_stock(bundle, "inference.json", "--dataset_dir", str(tmp_path / "scans"), "--modelfile", "x.pt",
+                       "--_own", "1")  # fmt: skip
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "has the key 'modelfile' (did you mean 'model_file'?)" in result.stderr and "_own" not in result.stderr
+    assert not (bundle / "eval").exists()
+
+
+def test_training_without_mnseg_is_refused_in_a_sentence(bundle, tmp_path):
+    shutil.copy(BUNDLE / "configs" / "train.json", bundle / "configs")
+    result = run_stock(bundle, "train.json", "--dataset_dir", str(tmp_path / "scans"))
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "this config needs the package mnseg" in result.stderr.strip().splitlines()[-1]
+
+
 def test_a_missing_model_is_one_sentence_and_exit_code_1(bundle, tmp_path):
     (bundle / "models" / "model.pt").unlink()
     result = run_stock(bundle, "inference.json", "--dataset_dir", str(tmp_path / "scans"))

@@ -54,6 +54,21 @@ def test_an_unchanged_file_is_read_once(tmp_path, scan, hashed, settled):
     assert hashed == ["scan.nii"]
 
 
+@pytest.mark.parametrize(("suffix", "line"), [
+    (".mhd", "ElementDataFile = voxels_a.raw"), (".mhd", "ElementDataFile = LIST\nvoxels_a.raw"),
+    (".mhd", "ElementDataFile = voxels_%c.raw 1 1 1"), (".nhdr", "data file: raw/voxels_a.raw"),
+])  # fmt: skip
+def test_a_header_counts_with_the_voxels_that_it_names(tmp_path, suffix, line):
+    header = tmp_path / f"scan{suffix}"
+    header.write_text(f"NDims = 3\n{line}\n")
+    voxels = tmp_path / ("raw" if "raw/" in line else "") / "voxels_a.raw"
+    voxels.parent.mkdir(exist_ok=True)
+    voxels.write_bytes(b"voxels")
+    first = ContentDigests(tmp_path / "cache").of(header)
+    voxels.write_bytes(b"VOXELS")
+    assert ContentDigests(tmp_path / "cache").of(header) != first
+
+
 def test_the_same_size_and_modification_time_with_other_bytes(tmp_path, scan, settled):
     before, first = scan.stat(), digest_at_a_new_start(tmp_path, scan)
     time.sleep(0.02)  # a tick of the file system's clock

@@ -172,6 +172,20 @@ class TestBuild:
         with pytest.raises(UserError, match="is not a folder"):
             build_datalist(folders / "absent")
 
+    def test_scans_that_lie_deeper_are_told(self, folders):
+        mixed = folders / "mixed"
+        for name in ("p1/scan.nii.gz", "p2/study/SCAN.NRRD", "notes/read.me", ".hidden/scan.nii"):
+            (mixed / name).parent.mkdir(parents=True)
+            (mixed / name).touch()
+        with pytest.raises(UserError, match=r"holds no scans: .* 2 sub-folders \(p1, p2\) with volumes: sub-folders "
+                                            r"are not searched"):
+            build_datalist(mixed)
+        (mixed / "c00.nii").touch()
+        (mixed / "labels").mkdir()
+        (mixed / "labels" / "c00.nii").touch()
+        built = build_datalist(mixed, mixed / "labels", labeled="1")
+        assert built.notes[0] == "2 sub-folders (p1, p2) with volumes: sub-folders are not searched."
+
     def test_2d_images_among_scans_are_told_from_volumes(self, folders):
         (folders / "pictures").mkdir()
         (folders / "pictures" / "polyp.JPG").touch()

@@ -260,6 +260,18 @@ def test_labels_are_on_the_grid_of_the_scan(series, tmp_path, reverse):
     assert converted.notes == ["1 case (1.2.3): Liver -> 2 (liver), left_kidney -> 1 (left kidney)."]
 
 
+def test_the_background_that_a_label_map_lists_is_no_structure(tmp_path, write_series):
+    series = write_series(tmp_path / "scans" / "s", STORED)
+    label = np.where(label_for(series) == 3, 2, label_for(series))
+    seg = written_by_highdicom(series, tmp_path / "segs" / "s.dcm", label, ["liver", "spleen"],
+                               SegmentationTypeValues.LABELMAP)
+    assert 0 in [segment.SegmentNumber for segment in pydicom.dcmread(seg).SegmentSequence]
+    for names in (None, ["background", "liver", "spleen"], ["background", "one", "two"]):
+        converted = convert_segmentations(series.parent, seg.parent, tmp_path / str(names), names)
+        np.testing.assert_array_equal(np.asarray(nib.load(converted.files["s"]).dataobj), label)
+        assert converted.class_names == (names or ["background", "liver", "spleen"])
+
+
 def test_segments_become_classes_by_name_or_by_order(tmp_path, write_series, capsys):
     series = write_series(tmp_path / "scans" / "s", STORED)
     label = np.where(label_for(series) == 3, 2, label_for(series))

@@ -37,6 +37,14 @@ def test_a_structure_that_was_not_drawn_is_not_counted():
     assert mean_dice(partial, complete, partial) == pytest.approx((1 + (2 / 3 + 1) / 2 + 1) / 3)
 
 
+def test_a_structure_that_a_scan_does_not_have_counts_as_in_evaluate_json():
+    """1 where nothing of it is predicted, else 0: not as if it had not been looked at."""
+    quiet, loud = item([0, 1, 1, 0], [0, 1, 1, 0]), item([0, 1, 1, 0], [0, 1, 1, 2])
+    assert mean_dice(quiet) == pytest.approx(1) and mean_dice(loud) == pytest.approx(0.5)
+    undrawn = {"ignored": [2], "ignored_mask": [False, False, True]}
+    assert mean_dice(item([0, 1, 1, 0], [0, 1, 0, 2], **undrawn)) == pytest.approx(2 / 3)
+
+
 def scans() -> list[dict]:
     return [item([0, 1, 1, 2], [0, 1, 0, 2]), item([0, 1, 1, 0], [0, 1, 1, 1])]
 

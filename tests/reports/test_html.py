@@ -5,6 +5,7 @@ import base64
 import csv
 import json
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -164,6 +165,17 @@ def test_command_line(workplace, tmp_path):
         with pytest.raises(UserError, match=word):
             run_report(bad)
     assert not (tmp_path / "none.html").exists()
+
+
+def test_a_datalist_with_the_runs_names_in_another_order_is_refused(workplace, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workplace / "good", run)
+    settings = json.loads((run / "model.json").read_text())
+    names = [CLASS_NAMES[0], *CLASS_NAMES[:0:-1]]
+    (run / "model.json").write_text(json.dumps({**settings, "class_names": names}))
+    with pytest.raises(UserError, match="take the datalist that the run was measured with"):
+        write_report(tmp_path / "report.html", workplace / "data" / "datalist.json", {"run": run})
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_empty_folder_unknown_baseline_and_broken_table_are_refused(workplace, tmp_path):

@@ -14,13 +14,17 @@ import torch
 logger = logging.getLogger("mn_cotraining")
 
 
-def require_scans(files, faults, listed, skip_unreadable, folder, pattern):
-    """At least one scan, all of them usable unless the others may be left out."""
+def require_scans(files, faults, listed, skip_unreadable, folder, pattern, deeper=()):
+    """At least one scan, all of them usable unless the others may be left out; ``deeper``: folders that hold more."""
+    hint = f"its sub-folders ({', '.join(deeper[:3])}{', …' if len(deeper) > 3 else ''}) hold volumes that are found " \
+           "with --image_pattern '**/*'"  # fmt: skip
     if not files:
         sys.exit(
             f"no scan matches {os.path.join(folder, pattern)}: set --dataset_dir (a folder of NIfTI, NRRD or MetaImage "
-            "files or of folders with a DICOM series each) or --image_pattern"
+            f"files or of folders with a DICOM series each) or --image_pattern{'; ' + hint if deeper else ''}"
         )
+    if deeper:
+        logger.warning("%d scans of %s are segmented; %s", len(files), folder, hint)
     some_left = len(faults) < len(files)
     if faults and not (skip_unreadable and some_left):
         instead = "leave them out with --skip_unreadable True" if some_left else "set --dataset_dir to others"

@@ -5,6 +5,7 @@ Where mnseg is installed, its readers judge the files, which find more.
 """
 
 import gzip
+import os
 from functools import lru_cache
 from glob import escape, glob
 from pathlib import Path
@@ -17,6 +18,7 @@ from monai.utils import optional_import
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 NIFTI = SUFFIXES[:2]
+FOLDERS = 200  # are looked into for scans that no pattern finds
 # Of image and label, and of a slice's place in a series: rounding moves them less, half a voxel must be found.
 TOLERANCE_VOXELS = 0.1
 # A scale factor in a label's header may move its values by rounding; interpolation moves them further.
@@ -32,6 +34,26 @@ def find_scans(folder, pattern):
     folder = Path(folder).absolute()
     found = glob(str(Path(escape(str(folder))) / pattern), recursive=True)
     return sorted(path for path in {str(folder), *(path.rstrip("/") for path in found)} if is_scan(path))
+
+
+def subfolders_with_scans(folder, pattern, besides):
+    """Names of folders in ``folder`` that hold scans which ``*`` does not find; not of ``besides``, where masks are."""
+    if pattern != "*" or not Path(folder).is_dir():
+        return []
+    inner = [path for path in sorted(Path(folder).iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return [path.name for path in inner if not is_series(path) and _holds_scans(path, Path(besides).resolve())]
+
+
+def _holds_scans(folder, besides):
+    """Whether there is one at any depth; of the files without a known suffix, the first of a folder tells for all."""
+    for count, (path, folders, names) in enumerate(os.walk(folder)):
+        if Path(path).resolve() == besides:
+            folders.clear()
+        elif any(name.lower().endswith(SUFFIXES) for name in names) or any(is_dicom(Path(path, n)) for n in names[:1]):
+            return True
+        if count == FOLDERS:
+            break
+    return False
 
 
 def is_scan(path):

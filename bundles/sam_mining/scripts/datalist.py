@@ -4,9 +4,12 @@ Run by path from evaluate.json. Needs nothing but Python.
 """
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
+
+logger = logging.getLogger("mnseg.bundle")
 
 # The names of MONAI's Decathlon-style lists.
 ALIASES = {"labeled": "training", "testing": "test"}
@@ -27,6 +30,17 @@ def read_cases(path, split, folder, case_of):
 def class_names_of(path, otherwise):
     """The data list's own names of the classes, else ``otherwise``."""
     return _content(path).get("class_names") or otherwise
+
+
+def require_class_names(path, wanted):
+    """The data list's names of the classes are the model's: another order would name every structure wrongly."""
+    listed = class_names_of(path, wanted)
+    if listed == wanted or len(listed) != len(wanted):
+        return
+    text = f"{path} names the classes {', '.join(map(str, listed))}, the model {', '.join(map(str, wanted))}"
+    if sorted(map(str, listed)) == sorted(map(str, wanted)):
+        sys.exit(f"{text}: number the labels as the model does, and give both the same order")
+    logger.warning("%s: results bear the latter", text)
 
 
 def name_case(item):

@@ -1,8 +1,11 @@
 """Settings and folders that cannot be meant, refused in one sentence before anything is read.
 
-Run by path from the configs; the same file in both bundles. Needs torch only.
+Run by path from the configs; the same file in both bundles. Needs torch and monai.
 """
 
+import difflib
+import inspect
+import json
 import os
 import sys
 import tempfile
@@ -10,6 +13,10 @@ from glob import glob
 from pathlib import Path
 
 import torch
+from monai.bundle import ConfigWorkflow
+from monai.utils import optional_import
+
+refuse_by_mnseg, has_mnseg = optional_import("mnseg.bundle", name="refuse_unknown_keys")
 
 
 def _whole(value, minimum=float("-inf")):
@@ -49,6 +56,33 @@ RULES = {
         "three numbers above 0, in mm, or null",
     ),
 }
+
+
+# What model.json may hold besides: a model of the one kind has some of them, one of the other kind the others.
+OF_A_MODEL = ("lite", "orientation", "spacing", "patch_size", "image_size", "overlap")
+
+
+def refuse_unknown_keys():
+    """What MONAI silently takes: a key that no config of the bundle has, mistyped perhaps, from wherever it comes.
+
+    Where mnseg is installed, by its check, which finds more. Keys that begin with _ are the user's own.
+    """
+    if has_mnseg:
+        refuse_by_mnseg()
+        return
+    owners = (frame.frame.f_locals.get("self") for frame in inspect.stack(0))
+    workflow = next((owner for owner in owners if isinstance(owner, ConfigWorkflow)), None)
+    if workflow is None:
+        return
+    known = set(OF_A_MODEL)
+    for path in Path(workflow.config_root_path).glob("*.json"):
+        known |= set(json.loads(path.read_text(encoding="utf-8")))
+    unknown = sorted(key for key in workflow.parser.get() if key not in known and not key.startswith("_"))
+    near = [difflib.get_close_matches(key, known, n=1) for key in unknown]
+    if unknown:
+        hints = [f"'{key}'" + (f" (did you mean '{match[0]}'?)" if match else "")
+                 for key, match in zip(unknown, near, strict=True)]
+        sys.exit(f"no config of the bundle in {workflow.config_root_path} has the key {', '.join(hints)}")
 
 
 def require_settings(device, **settings):

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
@@ -25,6 +27,8 @@ from mnseg.errors import UserError
 __all__ = ["Prediction", "Predictor"]
 
 logger = logging.getLogger(__name__)
+
+TOLERANCE_VOXELS = 0.1  # as inference.json's
 
 
 @dataclass
@@ -104,7 +108,7 @@ class Predictor:
     def _prepare(self, image: str, name: str) -> dict[str, Any]:
         try:
             data = self._before({"image": image})
-            why = _fault(data["image"], self.in_channels)
+            why = _fault(data["image"], self.in_channels) or _moved(image, data["image"])
         except Exception as error:
             why = self._explain(image) or f"it cannot be read ({type(error).__name__})"
             logger.info("%s was refused", image, exc_info=True)
@@ -195,7 +199,17 @@ def _fault(image: torch.Tensor, channels: int) -> str:
         return f"it has {image.shape[0]} channel(s), but the model takes {channels}"
     if not torch.isfinite(image).all():
         return "it has NaN or infinite voxels"
-    return ""
+    return "all its voxels are equal" if image.min() == image.max() else ""
+
+
+def _moved(path: str, image: MetaTensor) -> str:
+    """Of a NIfTI header with two geometries MONAI takes the one, viewers and the labels' check the other."""
+    if not path.lower().endswith((".nii", ".nii.gz")):
+        return ""
+    theirs = nib.load(path)
+    moved = np.linalg.inv(theirs.affine) @ np.asarray(image.meta["original_affine"]) - np.eye(4)
+    voxels = np.abs(moved[:3] * [*theirs.shape[:3], 1]).sum(axis=1).max()
+    return "" if voxels <= TOLERANCE_VOXELS else f"its header contradicts itself, by {voxels:.3g} voxels"
 
 
 class _Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -14,12 +15,20 @@ from mnseg.data.ignored import read_ignored
 from mnseg.data.patients import group_by_patient
 from mnseg.data.picture_folders import list_pictures
 from mnseg.data.splits import choose_splits, named, read_case_list
-from mnseg.data.volume_formats import RASTER_SUFFIXES, list_labels, list_volumes
+from mnseg.data.volume_formats import (
+    RASTER_SUFFIXES,
+    VOLUME_SUFFIXES,
+    holds_dicom,
+    is_dicom_file,
+    list_labels,
+    list_volumes,
+)
 from mnseg.errors import UserError
 
 __all__ = ["BuiltDatalist", "build_datalist", "gaps"]
 
 PathLike = str | os.PathLike
+FOLDERS = 200  # are looked into for scans that lie too deep
 
 
 @dataclass
@@ -77,7 +86,7 @@ def build_datalist(
                         f"{_hint_at_subfolders(images)}")
     if not image_files:
         raise UserError(f"{images} holds no scans: no .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd files and no folder of "
-                        f"a DICOM series.{_hint_at_planar(images)}")
+                        f"a DICOM series.{_hint_at_planar(images)}{_hint_at_scans(images, labels, hidden_labels)}")
     find = list_pictures if planar else list_labels
     label_files = _named_as(image_files, find(labels)) if labels is not None else {}
     hidden_files = _named_as(image_files, find(hidden_labels)) if hidden_labels is not None else {}
@@ -85,7 +94,8 @@ def build_datalist(
         label, image = (next(iter(files.values())).name for files in (label_files, image_files))
         raise UserError(f"no label in {labels} has the name of an image: a label is called {label}, an image {image}; "
                         "name each label as its image is named.")
-    notes = _unpaired(label_files, image_files, labels) + _unpaired(hidden_files, image_files, hidden_labels)
+    notes = [] if planar else [hint for hint in [_hint_at_scans(images, labels, hidden_labels).strip()] if hint]
+    notes += _unpaired(label_files, image_files, labels) + _unpaired(hidden_files, image_files, hidden_labels)
     hidden_files = {**(label_files if keep_hidden else {}), **hidden_files}
     cases = list(image_files) if order is None else read_case_list(order)
     if unknown := [case for case in cases if case not in image_files]:
@@ -131,6 +141,26 @@ def _hint_at_planar(folder: str | Path) -> str:
 def _hint_at_subfolders(folder: str | Path) -> str:
     names = [path.name for path in sorted(Path(folder).iterdir()) if path.is_dir() and _holds_raster(path)]
     return f" There are some in its folder {names[0]}; sub-folders are not searched." if names else ""
+
+
+def _hint_at_scans(folder: str | Path, *besides: PathLike | None) -> str:
+    """Of scans in folders of folders; labels may lie there, too."""
+    known = {os.path.realpath(path) for path in besides if path is not None}
+    inner = [path for path in sorted(Path(folder).iterdir())
+             if path.is_dir() and not path.name.startswith(".") and os.path.realpath(path) not in known]
+    names = [path.name for path in inner if not holds_dicom(path) and _holds_volumes(path)]
+    return f" {named(names, noun='sub-folder')} with volumes: sub-folders are not searched." if names else ""
+
+
+def _holds_volumes(folder: Path) -> bool:
+    """Whether there is one at any depth; a folder's first file tells whether it is DICOM."""
+    for path, folders, names in itertools.islice(os.walk(folder), FOLDERS):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(name.lower().endswith(VOLUME_SUFFIXES) for name in names):
+            return True
+        if names and is_dicom_file(Path(path, names[0])):
+            return True
+    return False
 
 
 def _holds_raster(folder: Path) -> bool:

@@ -23,6 +23,7 @@ __all__ = ["CheckMemory"]
 logger = logging.getLogger(__name__)
 
 PATH_KEYS = ("image", "label", "hidden_label")
+REVISION = 2  # of what is remembered: raised with a check that finds, or digests, something else
 
 
 class CheckMemory:
@@ -40,7 +41,7 @@ class CheckMemory:
     ) -> None:
         self.path = None if folder is None else Path(folder) / "checks.json"
         self.digests = None if folder is None else ContentDigests(folder)
-        self.settings = [num_classes, check_hidden, __version__, *(["planar"] if planar else [])]
+        self.settings = [num_classes, check_hidden, __version__, REVISION, *(["planar"] if planar else [])]
         self.check_case = check_picture_case if planar else check_case
         self.earlier = {} if self.path is None else _read(self.path)
         self.results: dict[str, dict] = {}

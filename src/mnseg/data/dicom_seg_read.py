@@ -106,6 +106,8 @@ def read_segmentation(path: str | os.PathLike) -> Segmentation:
         dataset = pydicom.dcmread(path)
         labels = {int(s.SegmentNumber): str(s.SegmentLabel).strip() for s in dataset.SegmentSequence}
         kind = str(dataset.SegmentationType)
+        if kind == "LABELMAP":
+            labels.pop(0, None)  # its background, which some programs list
         series = str((dataset.get("ReferencedSeriesSequence") or [{}])[0].get("SeriesInstanceUID", ""))
     except Exception as error:  # pydicom raises many unrelated types for a broken file
         raise UserError(f"{path} cannot be read as DICOM SEG ({describe(error)}).") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mnseg.errors import UserError
 
-__all__ = ["meta_voxel_bytes", "stored_bytes"]
+__all__ = ["data_files", "meta_voxel_bytes", "stored_bytes"]
 
 HEADER_BYTES = 1 << 16
 _DATA_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
@@ -33,6 +33,32 @@ def stored_bytes(path: str) -> int:
     return stored
 
 
+def data_files(path: str | os.PathLike) -> list[Path]:
+    """Files that hold the voxels of a .mhd or .nhdr file, besides itself; of a list of slices, all beside it.
+
+    Raises:
+        OSError: the header cannot be read.
+    """
+    with open(path, "rb") as file:
+        text = _data_file(file.read(HEADER_BYTES))
+    if text.upper() == "LOCAL":
+        return []
+    if _are_many(text):
+        return sorted(part for part in Path(path).parent.iterdir() if part.is_file())
+    data = Path(path).parent / text
+    return [data] if data.is_file() else []
+
+
+def _data_file(header: bytes) -> str:
+    name = _DATA_FILE.search(header)
+    return name[1].decode("utf-8", "replace").strip() if name else "LOCAL"
+
+
+def _are_many(text: str) -> bool:
+    """A file for every slice."""
+    return text.upper().startswith("LIST") or "%" in text
+
+
 def meta_voxel_bytes(path: str) -> int | None:
     """Bytes of voxels that a MetaImage file really holds, unpacked; None for other formats and many data files.
 
@@ -47,7 +73,7 @@ def meta_voxel_bytes(path: str) -> int | None:
     if not path.lower().endswith((".mha", ".mhd")) or name is None or b"HeaderSize" in header[: name.end()]:
         return None
     text = name[1].decode("utf-8", "replace").strip()
-    if text.upper().startswith("LIST") or "%" in text:
+    if _are_many(text):
         return None
     local = text.upper() == "LOCAL"
     start = header.index(b"\n", name.end()) + 1 if local else 0
@@ -69,11 +95,10 @@ def _unpacked_bytes(path: str, start: int) -> int:
 
 
 def _data_bytes(path: str, header: bytes) -> int:
-    name = _DATA_FILE.search(header)
-    text = name[1].decode("utf-8", "replace").strip() if name else "LOCAL"
+    text = _data_file(header)
     if text.upper() == "LOCAL":
         return os.path.getsize(path)
-    if text.upper().startswith("LIST") or "%" in text:  # many files, a slice each
+    if _are_many(text):
         return sum(part.stat().st_size for part in Path(path).parent.iterdir() if part.is_file())
     data = os.path.join(os.path.dirname(path), text)
     if not os.path.isfile(data):

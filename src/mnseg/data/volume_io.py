@@ -160,10 +160,10 @@ def digest_array(voxels: np.ndarray, affine: np.ndarray) -> str:
     File name, compression, header text, number type and axis order do not change it.
 
     Args:
-        voxels: (H, W, D) or (H, W, D, C), in the file's axis order.
+        voxels: (H, W, D) or (H, W, D, C), in the file's axis order; one channel is as none.
         affine: (4, 4) voxel-to-world matrix; only its axis order and directions are used.
     """
-    canonical = voxels
+    canonical = voxels = voxels[..., 0] if voxels.ndim == 4 and voxels.shape[3] == 1 else voxels
     if voxels.ndim >= 3 and np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3:
         canonical = nib.orientations.apply_orientation(voxels, io_orientation(affine))
     digest = hashlib.blake2b(repr(canonical.shape).encode(), digest_size=16)

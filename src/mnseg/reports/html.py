@@ -94,6 +94,7 @@ def write_report(
         raise UserError(f"baseline {reference!r} is not among the runs ({', '.join(runs)})")
     content = load_datalist(datalist, dataset_dir)
     loaded = [load_run(name, folder) for name, folder in runs.items()]
+    _require_same_names(content, loaded)
     baseline = _baseline(loaded, reference)
     planar = is_planar(content, loaded)
     body = [
@@ -107,6 +108,16 @@ def write_report(
     ]
     html = page(title, _intro(content, loaded), body, f"Written by mnseg {__version__}. Not for diagnosis.")
     return atomic_write(output, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+
+
+def _require_same_names(content: dict, runs: Sequence[Run]) -> None:
+    """The same names in another order would name every structure of a run wrongly."""
+    listed = content.get("class_names") or []
+    for run in runs:
+        names = run.settings.get("class_names") or listed
+        if list(names) != list(listed) and sorted(map(str, names)) == sorted(map(str, listed)):
+            raise UserError(f"the datalist names the classes {', '.join(listed)}, the run {run.name} "
+                            f"{', '.join(names)}: take the datalist that the run was measured with.")
 
 
 def _baseline(runs: Sequence[Run], reference: str | None) -> Run | None:

@@ -131,6 +131,11 @@ def test_scans_that_are_none(server, published):
     two = nib.Nifti1Image(np.zeros((8, 8), np.float32), np.eye(4)).to_bytes()
     sentence = refused(sent(two, "two.nii"), 422, "two.nii cannot be segmented")
     assert "2-D" in sentence and "/tmp" not in sentence
+    flat = nib.Nifti1Image(np.full((8, 8, 8), 7, np.float32), np.eye(4)).to_bytes()
+    assert "constant" in refused(sent(flat, "flat.nii"), 422, "flat.nii cannot be segmented")
+    two = nib.Nifti1Image(np.random.default_rng(0).random((32, 32, 32), np.float32), np.diag([1.0, 1, 3, 1]))
+    two.header["pixdim"][3] = 1  # MONAI would go by it, and by the qform; other programs go by the sform
+    assert "contradicts itself" in refused(sent(two.to_bytes(), "two.nii"), 422, "two.nii cannot be segmented")
 
 
 def test_an_image_is_looked_at_before_it_joins(server, unlabeled):

@@ -23,6 +23,13 @@ class TestLeakage:
         dataset.content["unlabeled"].append({"image": str(copy)})
         assert "unlabeled/innocent, testing/t0" in only(dataset.check(), "error").message
 
+    def test_copy_with_an_axis_for_its_one_channel(self, dataset):
+        original = nib.load(dataset.content["testing"][0]["image"])
+        voxels = np.asanyarray(original.dataobj)[..., None]
+        nib.save(nib.Nifti1Image(voxels, original.affine), dataset.folder / "innocent.nii")
+        dataset.content["unlabeled"].append({"image": str(dataset.folder / "innocent.nii")})
+        assert "unlabeled/innocent, testing/t0" in only(dataset.check(), "error").message
+
     def test_same_file_twice(self, dataset):
         dataset.content["validation"].append(dict(dataset.content["labeled"][0]))
         assert "labeled/l0, validation/l0" in only(dataset.check(), "error").message
