@@ -141,13 +141,18 @@ class MnsegApp(MONAILabelApp):
 
     def _labels_came_into_the_folder(self, images: Collection[str]) -> None:
         """Asked with the store's lock held, so that reading the labels is left to a thread."""
+        self.provenance.will_compare(images)
         self.training.label_saved(*images)
-        threading.Thread(target=self._note_own_masks, args=(images,), name="own masks", daemon=True).start()
+
+        def compare() -> None:
+            self._note_own_masks(images)
+            self.training.label_saved()  # the count of labels that a person drew may be another now
+
+        threading.Thread(target=compare, name="own masks", daemon=True).start()
 
     def _note_own_masks(self, images: Collection[str]) -> None:
         for image in images:
-            if file := self.provenance.label_file(image):
-                self.provenance.found_in_folder(image, file)
+            self.provenance.found_in_folder(image, self.provenance.label_file(image))
 
     def cleanup_sessions(self) -> None:
         if self.sessions() is not None:

@@ -40,6 +40,10 @@ MODEL_KEYS = (
 )
 
 
+# What MONAI itself adds to a config that is run with --tracking.
+TRACKING_KEYS = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0")
+
+
 def _calling(kind: type) -> Any | None:
     """The innermost object of a class whose method is running; MONAI does not hand the config to its expressions."""
     for frame in inspect.stack(0):
@@ -67,7 +71,7 @@ def refuse_unknown_keys() -> None:
     if workflow is None:
         return
     show_user_errors_plainly()
-    known: set[str] = set()
+    known: set[str] = set(TRACKING_KEYS)
     for path in sorted(Path(workflow.config_root_path).glob("*.json")):
         known |= ConfigParser.load_config_file(path).keys()
     unknown = unknown_keys(workflow.parser.get(), known)

@@ -129,9 +129,10 @@ def test_evaluation_runs_with_stock_monai_alone(bundle, tmp_path):
 
 def test_a_mistyped_key_is_refused_without_mnseg_too(bundle, tmp_path):
     result = run_stock(bundle, "inference.json", "--dataset_dir", str(tmp_path / "scans"), "--modelfile", "x.pt",
-                       "--_own", "1")  # fmt: skip
+                       "--_own", "1", "--experiment_name", "as --tracking adds it")  # fmt: skip
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "has the key 'modelfile' (did you mean 'model_file'?)" in result.stderr and "_own" not in result.stderr
+    assert "experiment" not in result.stderr
     assert not (bundle / "eval").exists()
 
 

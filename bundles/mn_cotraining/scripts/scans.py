@@ -41,7 +41,7 @@ def subfolders_with_scans(folder, pattern, besides):
     if pattern != "*" or not Path(folder).is_dir():
         return []
     inner = [path for path in sorted(Path(folder).iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    return [path.name for path in inner if not is_series(path) and _holds_scans(path, Path(besides).resolve())]
+    return [path.name for path in inner if not is_scan(str(path)) and _holds_scans(path, Path(besides).resolve())]
 
 
 def _holds_scans(folder, besides):
@@ -49,11 +49,19 @@ def _holds_scans(folder, besides):
     for count, (path, folders, names) in enumerate(os.walk(folder)):
         if Path(path).resolve() == besides:
             folders.clear()
-        elif any(name.lower().endswith(SUFFIXES) for name in names) or any(is_dicom(Path(path, n)) for n in names[:1]):
+        elif any(name.lower().endswith(SUFFIXES) for name in names) or _begins_with_dicom(path, names):
             return True
         if count == FOLDERS:
             break
     return False
+
+
+def _begins_with_dicom(folder, names):
+    try:
+        first = next((name for name in sorted(names) if name != "DICOMDIR" and not name.startswith(".")), None)
+        return first is not None and is_dicom(Path(folder, first))
+    except OSError:  # may not be read; only a hint depends on it
+        return False
 
 
 def is_scan(path):

@@ -60,6 +60,8 @@ RULES = {
 
 # What model.json may hold besides: a model of the one kind has some of them, one of the other kind the others.
 OF_A_MODEL = ("lite", "orientation", "spacing", "patch_size", "image_size", "overlap")
+# What MONAI itself adds with --tracking.
+OF_TRACKING = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0")
 
 
 def refuse_unknown_keys():
@@ -74,7 +76,7 @@ def refuse_unknown_keys():
     workflow = next((owner for owner in owners if isinstance(owner, ConfigWorkflow)), None)
     if workflow is None:
         return
-    known = set(OF_A_MODEL)
+    known = {*OF_A_MODEL, *OF_TRACKING}
     for path in Path(workflow.config_root_path).glob("*.json"):
         known |= set(json.loads(path.read_text(encoding="utf-8")))
     unknown = sorted(key for key in workflow.parser.get() if key not in known and not key.startswith("_"))

@@ -294,6 +294,7 @@ class DicomScans(LocalScans):
     def _fetch(self, series: Series) -> None:
         folder, path = self.folder / series.uid, self.folder / f"{series.uid}.nii.gz"
         begun = time.monotonic()
+        self._adopt(series.uid)
         listed = self._listed(series)  # before: what arrives meanwhile is then seen
         count = self.pacs.fetch_series(series, folder)
         self._compared[series.uid] = self.clock()
@@ -316,6 +317,13 @@ class DicomScans(LocalScans):
             self.refresh()
             self.update_image_info(series.uid, _attributes(series))
         logger.info("fetched the series %s (%d files, %.1f s)", series.uid, count, time.monotonic() - begun)
+
+    def _adopt(self, uid: str) -> None:
+        """Of a copy that an older version made, note which files it was made of, before there are others."""
+        note = self._note(uid)
+        if "made_from" not in note and (self.folder / f"{uid}.nii.gz").is_file() and (self.folder / uid).is_dir():
+            here = _digest(file.stem for file in (self.folder / uid).glob("*.dcm"))
+            durable_json(self.folder / f"{uid}.json", {**note, "made_from": here})
 
     def _listed(self, series: Series) -> str | None:
         """Digest of what the server lists; None: it does not say."""
@@ -348,8 +356,8 @@ class DicomScans(LocalScans):
         series = min(faulty, key=lambda series: self._compared.get(series.uid, float("-inf")))
         listed = self._listed(series)
         self._compared[series.uid] = self.clock()
-        if None not in (listed, before := self._faults[series.uid].get("listed")) and listed != before:
-            self._faults.pop(series.uid)
+        if listed is not None and listed != self._faults.get(series.uid, {}).get("listed"):  # or of an older version
+            self._faults.pop(series.uid, None)
 
 
 def _digest(uids: Iterable[str]) -> str:

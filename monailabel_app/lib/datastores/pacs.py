@@ -115,7 +115,7 @@ class Pacs:
         """Put one object into a file."""
         with self._answering():
             dataset = self.client.retrieve_instance(study, series, uid)
-        _save(dataset, path)
+            _save(dataset, path)
         return path
 
     def store(self, path: Path) -> None:

@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -57,6 +57,7 @@ class Provenance:
         self._lock = threading.Lock()
         self.label_file: Callable[[str], str | Path | None] = lambda image_id: None
         self._digests = StampedDigests()
+        self._comparing, self._uncompared = threading.Lock(), set()
         self._labels: dict[str, list[dict[str, Any]]] = {}
         for facts in read_json_lines(self._journal):
             if isinstance(facts.get("image"), str):
@@ -140,20 +141,34 @@ class Provenance:
             self._labels.setdefault(image_id, []).append(facts)
             return dict(facts)
 
-    def found_in_folder(self, image_id: str, label_file: str | Path) -> None:
+    def will_compare(self, image_ids: Iterable[str]) -> None:
+        """Labels were put into the folder: until `found_in_folder` has looked at them they may be ours (`unedited`)."""
+        with self._lock:
+            self._uncompared |= {image_id for image_id in image_ids if self._served_before(image_id)}
+
+    def found_in_folder(self, image_id: str, label_file: str | Path | None) -> None:
         """Note a label that somebody put into the folder of labels, if it is a mask of ours that nobody changed.
 
-        Of other labels there nothing is known. One that cannot be read is no mask of ours.
+        Of other labels there nothing is known. One that cannot be read, or is gone (None), is no mask of ours.
         """
         with self._lock:
-            if not self._served_before(image_id):
-                return
+            was_served = bool(self._served_before(image_id))
         try:
-            is_known = (self.of(image_id) or {}).get("sha256") == self._digests.of(label_file)
-            if not is_known and self.was_served(image_id, label_file) is not None:
-                self.submitted(image_id, label_file, "the folder of labels")
+            if was_served and label_file is not None:
+                with self._comparing:
+                    self._note_if_ours(image_id, label_file)
         except (UserError, OSError, ValueError) as error:
             logger.info("the label of %s is not compared with what was served: %s", image_id, error)
+        finally:
+            with self._lock:
+                self._uncompared.discard(image_id)
+
+    def _note_if_ours(self, image_id: str, label_file: str | Path) -> None:
+        digest = self._digests.of(label_file)
+        if (self.of(image_id) or {}).get("sha256") == digest or self.was_served(image_id, label_file) is None:
+            return
+        if (self.of(image_id) or {}).get("sha256") != self._digests.of(label_file) == digest:  # still so
+            self.submitted(image_id, label_file, "the folder of labels")
 
     def of(self, image_id: str) -> dict[str, Any] | None:
         """What `submitted` said of a scan's newest label, None when it has none."""
@@ -172,8 +187,13 @@ class Provenance:
         return file if file.is_file() else None
 
     def unedited(self) -> set[str]:
-        """Scans whose newest label is a mask of ours that nobody changed, also not in the folder of labels."""
-        return self._newest(lambda facts: facts.get("unedited") is True)
+        """Scans whose newest label is a mask of ours that nobody changed, also not in the folder of labels.
+
+        A label that has just been put there counts as ours until it was compared, if a mask was served for its scan.
+        """
+        with self._lock:
+            uncompared = set(self._uncompared)
+        return self._newest(lambda facts: facts.get("unedited") is True) | uncompared
 
     def began_as(self, version: str) -> set[str]:
         """Scans whose newest label was made when a mask of this version was the one served last.

@@ -40,6 +40,7 @@ class SegExport:
         self.app, self.journal, self.clock = app, journal, clock
         self.refused: dict[str, str] = {}
         self._pauses: dict[str, tuple[float, float]] = {}  # label's token -> the pause, and when it ends
+        self._failing: tuple[str, str, str] | None = None
 
     def run(self) -> int:
         """Store the labels that are owed; returns how many.
@@ -64,19 +65,29 @@ class SegExport:
                 uid = self._store_label(image, info)
             except PacsRefusal as error:
                 self._later(image, token, error.sentence)
-            except PacsError:
+            except PacsError as error:
+                self._failing = (image, token, error.sentence)
                 raise
-            except OSError as error:
-                self._later(image, token, f"It cannot be written: {in_words(error)}.")
-            except (UserError, RequestError) as error:
+            except (UserError, RequestError, FileNotFoundError) as error:
                 logger.warning("the label of %s is not stored as DICOM SEG: %s", image, error)
                 store.settle(image, token, "failed", why=str(error))
+            except OSError as error:
+                self._later(image, token, f"It cannot be written: {in_words(error)}.")
+            except Exception as error:  # whatever a library makes of it
+                logger.exception("the label of %s", image)
+                self._later(image, token, f"It cannot be converted ({type(error).__name__}).")
             else:
                 store.settle(image, token, "stored", uid=uid)
                 self._pauses.pop(token, None)
                 self.refused.pop(image, None)
                 stored += 1
         return stored
+
+    def hold_back(self) -> None:
+        """The server answers otherwise: what it did not answer was the label at which `run` ended, which waits now."""
+        if self._failing is not None:
+            self._later(*self._failing)
+            self._failing = None
 
     def _is_due(self, token: str) -> bool:
         return self.clock() >= self._pauses.get(token, (0.0, float("-inf")))[1]

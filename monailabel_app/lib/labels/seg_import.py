@@ -52,6 +52,7 @@ class SegImport:
         self._counts: dict[str, int] = {}  # objects of every series of segmentations when none was left to look at
         self._images: frozenset[str] = frozenset()
         self._told: dict[str, str] = {}  # what the log has said
+        self._unanswered: set[str] = set()  # SEGs for which the server gave no answer; tried again in thorough looks
         self._lock = threading.Lock()
 
     @property
@@ -71,6 +72,7 @@ class SegImport:
             written: list[dict[str, Any]] = []
             if thorough:
                 self.aside.clear()  # what is no longer there is not told of
+                self._unanswered.clear()
             found, studies = self.pacs.segmentations(), self._studies()
             for series in sorted(found, key=lambda series: (series.date, series.time, series.uid)):
                 known = None if thorough else self._counts.get(series.uid)
@@ -142,18 +144,24 @@ class SegImport:
         """
         is_done = True
         for uid in self._instances(series):
-            if self.journal.is_settled(uid) or self._still_waits(uid):
+            if self.journal.is_settled(uid) or self._still_waits(uid) or uid in self._unanswered:
                 continue
             try:
                 entry = self._judge(series, uid)
             except PacsRefusal as error:
                 self._set_aside(uid, error.sentence)
                 continue
-            except PacsError:
+            except PacsError as error:
+                self._set_aside(uid, error.sentence)
+                self._unanswered.add(uid)
                 raise
             except OSError as error:  # a full disk; it may be better the next time
                 self._set_aside(uid, f"It cannot be looked at now: {in_words(error)}.")
                 is_done = False
+                continue
+            except Exception as error:  # too large for the memory, say
+                logger.exception("the segmentation %s", uid)
+                self._set_aside(uid, f"It cannot be looked at ({type(error).__name__}).")
                 continue
             self.aside.pop(uid, None)
             written.append(entry)

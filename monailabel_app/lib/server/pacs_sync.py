@@ -7,6 +7,7 @@ import logging
 import threading
 from typing import Any
 
+from lib.datastores.pacs import PacsError
 from lib.durable import utc
 from lib.errors import RequestError
 from lib.labels.seg_export import SegExport
@@ -55,10 +56,7 @@ class PacsSync:
         """
         with self._turn:
             try:
-                try:
-                    self.exports.run()
-                finally:  # a label that cannot go out must not keep out those that come in
-                    found = self.imports.run(thorough)
+                found = self._exchange(thorough)
             except RequestError as error:
                 if not self.fault:
                     logger.warning("%s Labels wait here until it does.", error.sentence)
@@ -68,6 +66,16 @@ class PacsSync:
                 logger.info("the DICOM server answers again")
             self.fault, self.looked = "", utc(self.journal.clock())
             return found
+
+    def _exchange(self, thorough: bool) -> list[dict[str, Any]]:
+        """A label that cannot go out keeps neither others nor those that come in waiting."""
+        try:
+            self.exports.run()
+        except PacsError:
+            found = self.imports.run(thorough)  # raises where the server is away
+            self.exports.hold_back()
+            return found
+        return self.imports.run(thorough)
 
     def status(self) -> dict[str, Any]:
         """What the page shows."""

@@ -158,8 +158,10 @@ def _holds_volumes(folder: Path) -> bool:
         folders[:] = [name for name in folders if not name.startswith(".")]
         if any(name.lower().endswith(VOLUME_SUFFIXES) for name in names):
             return True
-        if names and is_dicom_file(Path(path, names[0])):
-            return True
+        first = next((name for name in sorted(names) if name != "DICOMDIR" and not name.startswith(".")), None)
+        with contextlib.suppress(OSError):  # may not be read; only a hint depends on it
+            if first is not None and is_dicom_file(Path(path, first)):
+                return True
     return False
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pydicom
 import pytest
 from dicom_bench import LABELS
-from lib.datastores.pacs import PacsRefusal
+from lib.datastores.pacs import PacsError, PacsRefusal
 from lib.durable import read_json_lines
 from lib.errors import RequestError
 
@@ -39,8 +41,8 @@ def test_it_is_taken_once_even_by_another_server_process(bench):
 
 def test_a_kill_between_label_and_journal_takes_it_no_second_time(bench, monkeypatch):
     uid = bench.draw(bench.one, bench.mask(bench.one))
-    monkeypatch.setattr(bench.sync.journal, "record", lambda *args, **facts: (_ for _ in ()).throw(SystemError))
-    with pytest.raises(SystemError):
+    monkeypatch.setattr(bench.sync.journal, "record", lambda *args, **facts: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
         bench.sync.now()
     bench.open()
     bench.sync.now()
@@ -251,6 +253,28 @@ def test_one_that_the_server_does_not_give_keeps_no_other_out(bench, monkeypatch
     monkeypatch.undo()
     bench.sync.now()
     assert bench.states[broken] == "taken" and bench.sync.status()["aside"] == {}
+
+
+@pytest.mark.parametrize("error", [PacsError("The DICOMweb server http://pacs does not answer (ReadTimeout)."),
+                                   MemoryError(), ValueError("no SOPClassUID")])  # fmt: skip
+def test_one_at_which_the_look_ends_is_passed_over_in_the_next(bench, monkeypatch, error):
+    bad = bench.draw(bench.one, bench.mask(bench.one), edit=_at("100000"))
+    fine = bench.draw(bench.two, bench.mask(bench.two), edit=_at("110000"))
+    fetch = bench.pacs.fetch
+
+    def failing(study, series, uid, path):
+        if uid == bad:
+            raise error
+        return fetch(study, series, uid, path)
+
+    monkeypatch.setattr(bench.pacs, "fetch", failing)
+    for thorough in (True, False):
+        with contextlib.suppress(PacsError):
+            bench.sync.now(thorough)
+    assert bench.states == {fine: "taken"} and bad in bench.sync.status()["aside"]
+    monkeypatch.undo()
+    bench.sync.now()
+    assert bench.states[bad] == "taken"
 
 
 @pytest.mark.parametrize("damage", ["size", "direction", "step"])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pydicom
 import pytest
 from dicom_bench import LABELS
-from lib.datastores.pacs import PacsRefusal
+from lib.datastores.pacs import PacsError, PacsRefusal
 from lib.errors import RequestError
 
 from mnseg.data.dicom_seg_write import EmptyMaskError
@@ -87,6 +87,28 @@ def test_a_label_that_the_server_refuses_keeps_no_other_waiting(bench, monkeypat
     now.seconds = 1000
     bench.sync.now()
     assert bench.store.owed() == {} and bench.sync.status()["refused"] == {}
+
+
+@pytest.mark.parametrize("error", [PacsError("The DICOMweb server http://pacs does not answer (ReadTimeout)."),
+                                   TypeError("no such thing")])  # fmt: skip
+def test_a_label_at_which_the_server_hangs_waits_alone(bench, monkeypatch, error):
+    """The server answers otherwise, so it is not away."""
+    first = min(bench.one, bench.two)
+    for image in (bench.one, bench.two):
+        bench.submit(image, bench.mask(image))
+    store, order = bench.pacs.store, []
+
+    def hanging(path):
+        image = str(pydicom.dcmread(path).ReferencedSeriesSequence[0].SeriesInstanceUID)
+        order.append(image)
+        if image == order[0]:
+            raise error
+        store(path)
+
+    monkeypatch.setattr(bench.pacs, "store", hanging)
+    bench.sync.now(), bench.sync.now()
+    assert first in order and len(order) == 2 and list(bench.store.owed()) == order[:1]
+    assert bench.sync.status()["fault"] == "" and list(bench.sync.status()["refused"]) == order[:1]
 
 
 def test_a_full_disk_makes_a_label_wait_and_one_that_cannot_be_a_seg_is_named(bench, monkeypatch):

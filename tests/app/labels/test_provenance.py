@@ -84,6 +84,22 @@ def test_a_mask_that_somebody_put_into_the_folder_of_labels(provenance, tmp_path
     assert provenance.unedited() == set()
 
 
+def test_until_it_was_compared_a_label_in_the_folder_may_be_ours(provenance, tmp_path):
+    for image in ("a", "b", "gone"):
+        provenance.served(image, write(tmp_path / "served.nii.gz", ball()), "0003")
+    provenance.will_compare(["a", "b", "gone", "never served"])
+    assert provenance.unedited() == {"a", "b", "gone"}
+    provenance.found_in_folder("a", write(tmp_path / "a.nii.gz", ball(shift=1)))
+    provenance.found_in_folder("gone", None)
+    readers = [threading.Thread(target=provenance.found_in_folder, args=("b", write(tmp_path / "b.nii.gz", ball())))
+               for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert provenance.unedited() == {"b"} and len(provenance.history()) == 1
+
+
 def test_a_file_that_took_the_place_of_an_unedited_mask_is_a_persons(provenance, tmp_path):
     """Somebody draws a label with another program and puts it into the folder."""
     label, stored = write(tmp_path / "label.nii.gz", ball()), tmp_path / "stored.nii.gz"
