@@ -37,4 +37,5 @@ def test_the_command_tells_by_its_exit_code(tmp_path):
     ended = short_training.command(short_training.settings(data, tmp_path / "run", **SHORT, max_minutes=0))
     assert ended.returncode == STOPPED and "Traceback" not in ended.stderr, ended.stderr
     assert "stopped behind epoch 1 of 3, as max_minutes is 0: the same command goes on" in ended.stderr + ended.stdout
+    assert "terminating due to" not in ended.stderr + ended.stdout, "it is no error"
     assert (tmp_path / "run" / "models" / "checkpoint.pt").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from mnseg.handlers import TimeLimitHandler
 from mnseg.handlers.time_limit import STOPPED
 from two_processes import run_both
 
-ENGINE = SimpleNamespace(state=SimpleNamespace(epoch=3, max_epochs=9))
+ENGINE = SimpleNamespace(state=SimpleNamespace(epoch=3, max_epochs=9), logger=logging.getLogger("engine"))
 
 
 class Slow:
