@@ -106,7 +106,7 @@ def move_proxy_into_threads(proxy: Any, is_dicomweb: bool) -> None:
     """The same for the DICOMweb proxy, the one route that awaits: the body, which is at hand once it was read here.
 
     It has threads of its own, and a limit of time, so that a DICOM server that hangs does not take the others' away.
-    What viewers ask for behind "?" (names, limits, pages) is passed on.
+    What viewers ask for behind "?" is left out, as by MONAI Label: with it OHIF lists no segmentation of Orthanc's.
     """
     blocking = getattr(proxy.proxy_dicom, "blocking", proxy.proxy_dicom)
     pool = Pool(PROXIED)
@@ -118,10 +118,7 @@ def move_proxy_into_threads(proxy: Any, is_dicomweb: bool) -> None:
             raise RequestError(404, "The studies are a folder; there is no DICOMweb server behind this one.")
         require_dicomweb_path(path)
         await request.body()
-        if op == "qido" and path.endswith("metadata"):
-            op = "wado"  # MONAI Label's rule, which looks at the end of what follows
-        asked = f"{path}?{request.url.query}" if request.url.query else path
-        return await pool.run(_answer, lambda: asyncio.run(blocking(request, op, asked)))
+        return await pool.run(_answer, lambda: asyncio.run(blocking(request, op, path)))
 
     proxy_dicom.blocking = blocking
     proxy.proxy_dicom = proxy_dicom
