@@ -13,33 +13,28 @@ server for a label, asks for all of them at every status, and keeps lists for tw
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 from monailabel.interfaces.exception import ImageNotFoundException
 
+from lib.datastores.copies import UID, SeriesCopies
 from lib.datastores.local import LocalScans
 from lib.datastores.pacs import Pacs, PacsError, Series
-from lib.durable import durable_json, durable_write
+from lib.durable import durable_json
 from lib.errors import RequestError
-from mnseg.errors import UserError
 
 __all__ = ["DicomScans"]
 
 FINAL = "final"
-UID = re.compile(r"[0-9.]{1,64}")
 FETCHING = 16  # locks
 PATIENCE = 2.0  # seconds
 
@@ -70,14 +65,13 @@ class DicomScans(LocalScans):
         self.unreachable = ""  # why the list of series is not up to date
         self._asking, self._fetching = threading.Lock(), [threading.Lock() for _ in range(FETCHING)]
         self._asked: float | None = None
-        self._compared: dict[str, float] = {}
         super().__init__(self.folder, auto_reload=False)
         self.on_changed = lambda images: None  # nobody else puts labels into this folder
         for left in self.folder.glob(".*.*"):  # of a killed server
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
         self._series = self._remembered()
-        self._faults = self._known_faults()
+        self._copies = SeriesCopies(pacs, self.folder, fresh_seconds, clock)
 
     def name(self) -> str:
         return self.pacs.url
@@ -96,7 +90,7 @@ class DicomScans(LocalScans):
             PacsError: there is none yet.
         """
         series = self._fresh()
-        return [uid for uid in series if not self._fault(series[uid])]
+        return [uid for uid in series if not self._copies.fault(series[uid])]
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """DICOM attributes of a series; nothing is fetched."""
@@ -116,10 +110,13 @@ class DicomScans(LocalScans):
         if series is None:
             return str(path) if path.is_file() and UID.fullmatch(image_id) else ""
         with self._fetching[hash(image_id) % FETCHING]:
-            if fault := self._fault(series):
+            if fault := self._copies.fault(series):
                 raise RequestError(422, fault)
-            if not self._is_here(series):
-                self._fetch(series)
+            if not self._copies.is_here(series, is_away=bool(self.unreachable)):
+                self._copies.fetch(series)
+                with self._guard:
+                    self.refresh()
+                    self.update_image_info(series.uid, _attributes(series))
         return str(path)
 
     def series_folder(self, image_id: str) -> Path:
@@ -138,7 +135,7 @@ class DicomScans(LocalScans):
 
     def unusable(self) -> dict[str, str]:
         """Series that are no volumes, and why."""
-        return {uid: fault for uid, series in self._fresh().items() if (fault := self._fault(series))}
+        return {uid: fault for uid, series in self._fresh().items() if (fault := self._copies.fault(series))}
 
     def status(self) -> dict[str, Any]:
         return {**super().status(), "unusable": self.unusable(), "unreachable": self.unreachable}
@@ -244,7 +241,7 @@ class DicomScans(LocalScans):
             if found != self._series:
                 durable_json(self.folder / "series.json", [series.as_dict() for series in found.values()])
             self._series = found
-            self._doubt_a_fault()
+            self._copies.doubt_a_fault(found.values())
         self._asked = self.clock()
 
     def _remembered(self) -> dict[str, Series]:
@@ -253,127 +250,6 @@ class DicomScans(LocalScans):
             return {series.uid: series for series in map(Series.from_dict, content)}
         except (OSError, ValueError, TypeError):
             return {}
-
-    # ---------------------------------------------------------------- copies
-
-    def _is_here(self, series: Series) -> bool:
-        """Whether the copy is what the server has.
-
-        A series that was sent anew is fetched anew, also when somebody has labeled it: what the old copy showed is no
-        longer what others see, and its label does not train on other voxels (`lib.trainers.datalist`).
-        """
-        if not (self.folder / f"{series.uid}.nii.gz").is_file() or not (self.folder / series.uid).is_dir():
-            return False
-        note = self._note(series.uid)
-        here = {path.stem for path in (self.folder / series.uid).glob("*.dcm")}
-        if note.get("made_from", _digest(here)) != _digest(here):
-            logger.warning("the copy of %s is older than its files; it is fetched anew", series.uid)  # a disk was full
-            return False
-        known = note.get("files")
-        is_whole = known is None or series.files is None or known == series.files
-        if is_whole and self._has_the_same_files(series, here, note):
-            return True
-        logger.warning("the series %s has other files now; it is fetched anew", series.uid)
-        return False
-
-    def _has_the_same_files(self, series: Series, here: set[str], note: Mapping[str, Any]) -> bool:
-        """By their UIDs; asked as often as for the list of series.
-
-        Some servers tell only the first of many; others name what they do not send, as they did when it was fetched.
-        """
-        now, asked = self.clock(), self._compared.get(series.uid)
-        if self.unreachable or (asked is not None and now - asked < self.fresh_seconds):
-            return True
-        try:
-            there = set(self.pacs.instances(series))
-        except PacsError:  # the copy is good meanwhile
-            return True
-        self._compared[series.uid] = now
-        return len(there) < len(here) or there == here or _digest(there) == note.get("listed")
-
-    def _fetch(self, series: Series) -> None:
-        folder, path = self.folder / series.uid, self.folder / f"{series.uid}.nii.gz"
-        begun = time.monotonic()
-        self._adopt(series.uid)
-        listed = self._listed(series)  # before: what arrives meanwhile is then seen
-        count = self.pacs.fetch_series(series, folder)
-        self._compared[series.uid] = self.clock()
-        # Written behind the scan: what says "made_from" was made of these files.
-        note = {"files": series.files, "fetched": count, "listed": listed,
-                "made_from": _digest(file.stem for file in folder.glob("*.dcm"))}
-        try:
-            image = _as_nifti(folder)
-        except UserError as error:
-            note["fault"] = str(error).replace(str(folder), series.uid)
-            durable_json(self.folder / f"{series.uid}.json", note)
-            self._faults[series.uid] = note
-            logger.warning("%s", note["fault"])
-            shutil.rmtree(folder, ignore_errors=True)
-            raise RequestError(422, note["fault"]) from error
-        durable_write(path, lambda temporary: temporary.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0)))
-        durable_json(self.folder / f"{series.uid}.json", note)
-        self._faults.pop(series.uid, None)
-        with self._guard:
-            self.refresh()
-            self.update_image_info(series.uid, _attributes(series))
-        logger.info("fetched the series %s (%d files, %.1f s)", series.uid, count, time.monotonic() - begun)
-
-    def _adopt(self, uid: str) -> None:
-        """Of a copy that an older version made, note which files it was made of, before there are others."""
-        note = self._note(uid)
-        if "made_from" not in note and (self.folder / f"{uid}.nii.gz").is_file() and (self.folder / uid).is_dir():
-            here = _digest(file.stem for file in (self.folder / uid).glob("*.dcm"))
-            durable_json(self.folder / f"{uid}.json", {**note, "made_from": here})
-
-    def _listed(self, series: Series) -> str | None:
-        """Digest of what the server lists; None: it does not say."""
-        try:
-            return _digest(self.pacs.instances(series))
-        except PacsError:
-            return None
-
-    def _note(self, uid: str) -> dict[str, Any]:
-        try:
-            content = json.loads((self.folder / f"{uid}.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    def _known_faults(self) -> dict[str, dict[str, Any]]:
-        notes = {path.stem: self._note(path.stem) for path in self.folder.glob("*.json") if UID.fullmatch(path.stem)}
-        return {uid: note for uid, note in notes.items() if note.get("fault")}
-
-    def _fault(self, series: Series) -> str:
-        """Why a series cannot be used; asked again when it has other files (`_doubt_a_fault`)."""
-        note = self._faults.get(series.uid)
-        return note["fault"] if note and note.get("files") == series.files else ""
-
-    def _doubt_a_fault(self) -> None:
-        """See whether a faulty series was mended and sent anew with as many files: one with every list of series."""
-        faulty = [series for uid, series in self._series.items() if uid in self._faults and self._fault(series)]
-        if not faulty:
-            return
-        series = min(faulty, key=lambda series: self._compared.get(series.uid, float("-inf")))
-        listed = self._listed(series)
-        self._compared[series.uid] = self.clock()
-        if listed is not None and listed != self._faults.get(series.uid, {}).get("listed"):  # or of an older version
-            self._faults.pop(series.uid, None)
-
-
-def _digest(uids: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(uids)).encode()).hexdigest()
-
-
-def _as_nifti(folder: Path) -> nib.Nifti1Image:
-    """A series as training and inference would read it, values and grid."""
-    from mnseg.data.volume_io import open_volume, read_voxels
-
-    volume = open_volume(folder)
-    image = nib.Nifti1Image(read_voxels(volume, folder), volume.affine)
-    image.set_qform(volume.affine, code=1)  # both forms: ITK reads a rounded sform alone as not quite orthogonal
-    image.set_sform(volume.affine, code=1)
-    image.header.set_xyzt_units("mm")
-    return image
 
 
 def _attributes(series: Series) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_in_the_midst_leaves_no_old_voxels_under_new_files(b
     _sent_anew(bench, bench.one)
     bench.clock.now = 20
     with monkeypatch.context() as patch:
-        patch.setattr("lib.datastores.dicomweb._as_nifti",
+        patch.setattr("lib.datastores.copies._as_nifti",
                       lambda folder: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
         with pytest.raises(OSError, match="No space"):
             bench.store.get_image_uri(bench.one)
